@@ -1,0 +1,149 @@
+"""The protocol between a child process and its supervisor: one JSON object per line, typed and versioned.
+
+child -> supervisor, on a pipe of its own: `hello` first, then any of the others, at the end `result` or `failure`.
+supervisor -> child, on standard input: `stop`. End of input means that the supervisor is gone.
+
+A number that is not finite becomes `null` on the way, because JSON has no NaN.
+"""
+
+import math
+import os
+import threading
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from core.errors import FailureCode
+
+PROTOCOL_VERSION = 1
+
+
+class Phase(StrEnum):
+    """What a running piece of work is doing; the changing detail beside its state."""
+
+    LOADING = "loading"
+    PREPARING = "preparing"
+    TRAINING = "training"
+    EVALUATING = "evaluating"
+    PUBLISHING = "publishing"
+
+
+class _Event(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Hello(_Event):
+    """The child lives and speaks this version of the protocol."""
+
+    type: Literal["hello"] = "hello"
+    protocol: int = PROTOCOL_VERSION
+    pid: int
+
+
+class PhaseChanged(_Event):
+    """The work entered another phase."""
+
+    type: Literal["phase"] = "phase"
+    phase: Phase
+
+
+class Progress(_Event):
+    """How far the work is, for work without metrics (validation): rows done of all."""
+
+    type: Literal["progress"] = "progress"
+    step: int
+    total_steps: int | None = None
+
+
+class Metric(_Event):
+    """The figures of one step: `step, total_steps, epoch, loss, learning_rate, grad_norm, examples_per_s, eta_s, ...`."""
+
+    type: Literal["metric"] = "metric"
+    data: dict[str, float | int | None]
+
+
+class Log(_Event):
+    """A line for people."""
+
+    type: Literal["log"] = "log"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    message: str
+    data: dict[str, Any] | None = None
+
+
+class Sample(_Event):
+    """One generated answer beside its reference."""
+
+    type: Literal["sample"] = "sample"
+    data: dict[str, Any]
+
+
+class Resolved(_Event):
+    """The settings that `auto` came to, and where everything came from (revision, digests, versions, seed)."""
+
+    type: Literal["resolved"] = "resolved"
+    settings: dict[str, Any]
+    provenance: dict[str, Any]
+
+
+class Result(_Event):
+    """The work succeeded; its files lie in the staging folder under the names that the kind of work fixes."""
+
+    type: Literal["result"] = "result"
+    data: dict[str, Any]
+
+
+class Failure(_Event):
+    """The work failed."""
+
+    type: Literal["failure"] = "failure"
+    code: FailureCode
+    detail: str
+    remedy: str
+    retryable: bool = False
+
+
+class Stopped(_Event):
+    """The child stopped because it was asked to; nothing failed."""
+
+    type: Literal["stopped"] = "stopped"
+
+
+ChildEvent = Annotated[
+    Hello | PhaseChanged | Progress | Metric | Log | Sample | Resolved | Result | Failure | Stopped,
+    Field(discriminator="type"),
+]
+_CHILD_EVENT: TypeAdapter[ChildEvent] = TypeAdapter(ChildEvent)
+
+
+def parse(line: bytes) -> ChildEvent:
+    """Parse one line of the child; raises `pydantic.ValidationError` on anything else."""
+    return _CHILD_EVENT.validate_json(line)
+
+
+class Emitter:
+    """Writes events to a file descriptor, whole lines, from any thread."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._lock = threading.Lock()
+
+    def emit(self, event: ChildEvent) -> None:
+        """Write one event."""
+        line = _CHILD_EVENT.dump_json(_finite(event), exclude_none=False) + b"\n"
+        with self._lock:
+            view = memoryview(line)
+            while view:
+                view = view[os.write(self._fd, view) :]
+
+    def log(self, message: str, *, level: Literal["debug", "info", "warning", "error"] = "info", **data: Any) -> None:
+        """Write a line for people."""
+        self.emit(Log(level=level, message=message, data=data or None))
+
+
+def _finite(event: ChildEvent) -> ChildEvent:
+    if not isinstance(event, Metric):
+        return event
+    clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in event.data.items()}
+    return event.model_copy(update={"data": clean})

@@ -1,0 +1,48 @@
+"""Processes that die with their parent, and stop when they are told to."""
+
+import ctypes
+import os
+import signal
+import socket
+from contextlib import suppress
+
+PARENT_PID_VARIABLE = "LENSMITH_PARENT_PID"
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent() -> None:
+    """Ask the kernel to kill this process when the thread that started it ends (Linux; elsewhere: nothing).
+
+    The parent puts its process id in `LENSMITH_PARENT_PID`. If it is gone already, exit at once. The *thread* that
+    started us counts, so a parent starts children from a thread that lives as long as they do (facts: reliability 1).
+    """
+    expected = os.environ.pop(PARENT_PID_VARIABLE, None)
+    if expected is None:
+        return
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != int(expected):
+        raise SystemExit(1)
+
+
+def calm_threads() -> None:
+    """Let OpenMP's threads sleep at barriers instead of spinning; call it before torch is imported.
+
+    A spinning thread waits for one that another process has displaced: on two busy cores a training step took 15 to
+    22 s with spinning, and 2.4 to 3.6 s without.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def signal_group(pid: int, signum: signal.Signals) -> None:
+    """Send a signal to a whole process group; one that is gone is no error."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signum)
+
+
+def free_port() -> int:
+    """Return a loopback port that is free at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

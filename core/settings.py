@@ -1,0 +1,81 @@
+"""Settings: one class, read from `LENSMITH_*` variables, never from anywhere else."""
+
+from functools import cache
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from core.layout import Layout
+
+MIB = 1024 * 1024
+
+
+class Settings(BaseSettings):
+    """What an operator may set. Defaults are the embedded service on loopback."""
+
+    model_config = SettingsConfigDict(env_prefix="LENSMITH_", env_ignore_empty=True, extra="ignore", frozen=True)
+
+    data_dir: Path = Path(".lensmith")
+    database_url: str | None = Field(None, description="SQLAlchemy URL; default: SQLite in the data directory")
+    redis_url: str = Field("redis://127.0.0.1:6379/0", description="Redis protocol broker (Redis or Valkey)")
+    storage_url: str | None = Field(None, description="file:///… or s3://bucket/prefix; default: in the data directory")
+    serving_url: str = Field("http://127.0.0.1:8001", description="where the serving process listens")
+    api_key: SecretStr | None = Field(None, description="the server's single key; unset: only loopback may be bound")
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)
+    log_format: Literal["console", "json"] = "console"
+
+    max_upload_bytes: int = Field(2 * 1024 * MIB, ge=1, description="largest data set that POST /datasets takes")
+    max_infer_bytes: int = Field(32 * MIB, ge=1, description="largest body that POST /infer takes")
+    lease_s: float = Field(60.0, gt=0, description="how long a lease lives without a heartbeat")
+    heartbeat_s: float = Field(5.0, gt=0, description="seconds between heartbeats of a lease")
+    poll_s: float = Field(3.0, gt=0, description="seconds between a worker's own looks into SQL")
+    sweep_s: float = Field(15.0, gt=0, description="seconds between sweeps of expired leases and lost messages")
+    stop_ask_s: float = Field(5.0, ge=0, description="how long a child may take to stop when asked")
+    stop_term_s: float = Field(10.0, ge=0, description="how long it may take after SIGTERM, before SIGKILL")
+    max_attempts: int = Field(3, ge=1, description="attempts that may be lost to dead workers before a job fails")
+
+    @model_validator(mode="after")
+    def _beat_within_the_lease(self) -> Self:
+        if self.heartbeat_s * 3 > self.lease_s:
+            raise ValueError(f"a lease of {self.lease_s} s needs heartbeats at least every {self.lease_s / 3:.3g} s.")
+        return self
+
+    @property
+    def exposure(self) -> str | None:
+        """Return why this address may not be bound; None when it may: loopback, or a key is set."""
+        if self.api_key is not None or self.host == "localhost":
+            return None
+        try:
+            if ip_address(self.host).is_loopback:
+                return None
+        except ValueError:  # a name: whoever resolves it may be far away
+            pass
+        return (
+            f"Without a key only loopback may be bound, not {self.host}: make one with "
+            "`export LENSMITH_API_KEY=$(openssl rand -hex 32)` and start again."
+        )
+
+    @property
+    def layout(self) -> Layout:
+        """Return the layout of the data directory."""
+        return Layout(self.data_dir.absolute())
+
+    @property
+    def resolved_database_url(self) -> str:
+        """Return the database's URL, the embedded SQLite unless another is set."""
+        return self.database_url or f"sqlite:///{self.layout.database}"
+
+    @property
+    def resolved_storage_url(self) -> str:
+        """Return the object store's URL, the embedded folder unless another is set."""
+        return self.storage_url or self.layout.storage.as_uri()
+
+
+@cache
+def settings() -> Settings:
+    """Return this process's settings, read once."""
+    return Settings()

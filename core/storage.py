@@ -1,0 +1,169 @@
+"""Objects (data sets, images, adapters) behind one interface: a local folder now, S3 by another URL.
+
+An object is written under a temporary key, read back and compared, and only then given its name; so a name always
+stands for whole, verified bytes. Keys are made by the server and never hold a user's string.
+"""
+
+import hashlib
+import io
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import LocalStore, ObjectStore, from_url
+
+from core.errors import FailureCode, WorkFailed
+from core.ids import Prefix, new_id
+
+CHUNK_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """What was written: its key, its sha256 (hexadecimal) and its size."""
+
+    key: str
+    sha256: str
+    size_bytes: int
+
+
+class Storage:
+    """An object store. Every failure comes out as `WorkFailed(storage)`; what is worth a new try was tried by obstore."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+
+    @classmethod
+    def from_url(cls, url: str) -> "Storage":
+        """Open `file:///folder` or `s3://bucket/prefix` (credentials from the usual AWS variables)."""
+        if url.startswith("file:"):
+            root = Path(url2pathname(urlsplit(url).path))
+            root.mkdir(parents=True, exist_ok=True)
+            return cls(LocalStore(root))
+        return cls(from_url(url))
+
+    def put_file(self, key: str, source: Path) -> Stored:
+        """Store a file."""
+        with source.open("rb") as stream:
+            return self.put_stream(key, stream)
+
+    def put_bytes(self, key: str, data: bytes) -> Stored:
+        """Store a small value."""
+        return self.put_stream(key, io.BytesIO(data))
+
+    def put_stream(self, key: str, stream: IO[bytes]) -> Stored:
+        """Store a stream without holding it in memory: temporary key, verify, name."""
+        temporary = f"staging/{new_id(Prefix.REQUEST)}"
+        try:
+            return self._put(key, temporary, stream)
+        except BaseException:
+            with suppress(WorkFailed):
+                self.delete(temporary)
+            raise
+
+    def _put(self, key: str, temporary: str, stream: IO[bytes]) -> Stored:
+        try:
+            digest, size = self._write(temporary, stream)
+            if self._digest(temporary) != digest:
+                raise WorkFailed(
+                    FailureCode.STORAGE,
+                    f"The object {key} read back differs from what was written.",
+                    remedy="Check the disk or the object store; then do it again.",
+                    retryable=True,
+                )
+            obstore.rename(self._store, temporary, key, overwrite=True)
+        except (BaseError, OSError) as error:
+            raise _storage_failed(key, error) from error
+        return Stored(key=key, sha256=digest, size_bytes=size)
+
+    def chunks(self, key: str) -> Iterator[bytes]:
+        """Yield an object piece by piece."""
+        try:
+            for chunk in obstore.get(self._store, key).stream(min_chunk_size=CHUNK_BYTES):
+                yield bytes(chunk)
+        except (BaseError, OSError) as error:
+            raise _storage_failed(key, error) from error
+
+    def read(self, key: str) -> bytes:
+        """Return a small object whole."""
+        try:
+            return bytes(obstore.get(self._store, key).bytes())
+        except (BaseError, OSError) as error:
+            raise _storage_failed(key, error) from error
+
+    def fetch(self, key: str, target: Path) -> None:
+        """Put a copy of an object at a local path. Never a link: who writes to the copy must not reach the object."""
+        try:
+            with target.open("wb") as out:
+                out.writelines(self.chunks(key))
+        except OSError as error:
+            raise _storage_failed(key, error) from error
+
+    def has(self, key: str) -> bool:
+        """Tell whether an object has this name."""
+        try:
+            obstore.head(self._store, key)
+        except FileNotFoundError:
+            return False
+        except (BaseError, OSError) as error:
+            raise _storage_failed(key, error) from error
+        return True
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        """Yield every key below a prefix."""
+        try:
+            for batch in obstore.list(self._store, prefix=prefix):
+                for entry in batch:
+                    yield entry["path"]
+        except (BaseError, OSError) as error:
+            raise _storage_failed(prefix, error) from error
+
+    def delete(self, key: str) -> None:
+        """Remove an object; one that is not there is no error."""
+        try:
+            obstore.delete(self._store, key)
+        except FileNotFoundError:
+            return
+        except (BaseError, OSError) as error:
+            raise _storage_failed(key, error) from error
+
+    def check(self) -> None:
+        """Write, read and remove a probe, or raise `WorkFailed(storage)`."""
+        key = f"staging/{new_id(Prefix.REQUEST)}"
+        self.put_bytes(key, b"probe")
+        self.delete(key)
+
+    def _write(self, key: str, stream: IO[bytes]) -> tuple[str, int]:
+        hasher, size = hashlib.sha256(), 0
+        with obstore.open_writer(self._store, key, buffer_size=8 * CHUNK_BYTES) as out:
+            while chunk := stream.read(CHUNK_BYTES):
+                hasher.update(chunk)
+                size += len(chunk)
+                out.write(chunk)
+        return hasher.hexdigest(), size
+
+    def _digest(self, key: str) -> str:
+        hasher = hashlib.sha256()
+        for chunk in self.chunks(key):
+            hasher.update(chunk)
+        return hasher.hexdigest()
+
+
+def _storage_failed(key: str, error: Exception) -> WorkFailed:
+    what = (
+        "is not in the store"
+        if isinstance(error, FileNotFoundError)
+        else f"could not be stored or read ({type(error).__name__})"
+    )
+    return WorkFailed(
+        FailureCode.STORAGE,
+        f"The object {key} {what}.",
+        remedy="Check the free space and the rights of LENSMITH_STORAGE_URL; then do it again.",
+        retryable=True,
+    )

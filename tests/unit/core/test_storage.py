@@ -1,0 +1,90 @@
+"""The object store: a name always stands for whole, verified bytes."""
+
+import io
+
+import pytest
+
+from core.errors import FailureCode, WorkFailed
+from core.storage import Storage
+
+
+@pytest.fixture
+def storage(tmp_path):
+    return Storage.from_url((tmp_path / "objects").as_uri())
+
+
+class Breaks(io.RawIOBase):
+    """A stream that ends in an error, as a lost connection does."""
+
+    def __init__(self):
+        self.left = 3
+
+    def readable(self):
+        return True
+
+    def read(self, size=-1):
+        self.left -= 1
+        if self.left == 0:
+            raise OSError("connection lost")
+        return b"x" * 1000
+
+
+def test_what_was_stored_is_read_listed_fetched_and_deleted(storage, tmp_path):
+    stored = storage.put_bytes("default/a/b", b"hello")
+    assert stored.sha256 == "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"
+    assert storage.read("default/a/b") == b"hello"
+    assert b"".join(storage.chunks("default/a/b")) == b"hello"
+    assert list(storage.keys("default")) == ["default/a/b"]
+    storage.fetch("default/a/b", tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == b"hello"
+    storage.delete("default/a/b")
+    storage.delete("default/a/b")
+    assert not storage.has("default/a/b")
+
+
+def test_an_upload_that_breaks_leaves_no_object_under_its_name(storage):
+    with pytest.raises(WorkFailed) as failed:
+        storage.put_stream("default/x", Breaks())
+    assert failed.value.code is FailureCode.STORAGE
+    assert failed.value.retryable
+    assert not storage.has("default/x")
+
+
+def test_bytes_that_read_back_different_are_not_named(storage, monkeypatch):
+    monkeypatch.setattr(Storage, "_digest", lambda _self, _key: "0" * 64)
+    with pytest.raises(WorkFailed, match="read back differs"):
+        storage.put_bytes("default/x", b"hello")
+    assert not storage.has("default/x")
+
+
+def test_an_object_that_is_not_there_is_a_storage_failure_that_names_it(storage, tmp_path):
+    for read in (storage.read, lambda key: list(storage.chunks(key)), lambda key: storage.fetch(key, tmp_path / "t")):
+        with pytest.raises(WorkFailed, match="default/nothing"):
+            read("default/nothing")
+
+
+def test_storing_again_under_the_same_name_replaces_it_whole(storage):
+    storage.put_bytes("default/x", b"first")
+    storage.put_bytes("default/x", b"second")
+    assert storage.read("default/x") == b"second"
+
+
+def test_the_probe_leaves_nothing(storage):
+    storage.check()
+    assert list(storage.keys("")) == []
+
+
+def test_who_writes_to_a_fetched_copy_does_not_reach_the_object(storage, tmp_path):
+    storage.put_bytes("default/x", b"hello")
+    storage.fetch("default/x", tmp_path / "copy")
+    with (tmp_path / "copy").open("r+b") as copy:
+        copy.write(b"HELLO")
+    assert storage.read("default/x") == b"hello"
+
+
+def test_what_failed_to_be_stored_leaves_nothing_behind(storage, monkeypatch):
+    with monkeypatch.context() as broken:
+        broken.setattr(Storage, "_digest", lambda _self, _key: "0" * 64)
+        with pytest.raises(WorkFailed):
+            storage.put_bytes("default/x", b"hello")
+    assert list(storage.keys("")) == []
