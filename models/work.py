@@ -1,0 +1,108 @@
+"""The `work` table: one row per leased piece of work, and its attempts."""
+
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlmodel import Field, Session, SQLModel, col, select
+
+from core.clock import utc_now
+from core.db import StrEnumType, UtcDateTime
+from core.events import Phase
+from core.queue import Queue
+from models.states import LEASED, AttemptOutcome, Kind, WorkState, sources
+
+DEFAULT_PROJECT = "default"
+
+
+def _states(values: type[Any]) -> str:
+    return ", ".join(f"'{value}'" for value in values)
+
+
+class Work(SQLModel, table=True):
+    """The life of a data set's validation or of a job. Shares its id with the row that it belongs to."""
+
+    __tablename__ = "work"
+    __table_args__ = (
+        sa.CheckConstraint(f"state IN ({_states(WorkState)})", name="ck_work_state"),
+        sa.Index("ix_work_claim", "queue", "state", "priority", "id"),
+    )
+
+    id: str = Field(primary_key=True, max_length=64)
+    project: str = Field(default=DEFAULT_PROJECT, max_length=64, index=True)
+    kind: Kind = Field(sa_type=StrEnumType(Kind))
+    queue: Queue = Field(sa_type=StrEnumType(Queue))
+    state: WorkState = Field(default=WorkState.QUEUED, sa_type=StrEnumType(WorkState))
+    phase: Phase | None = Field(default=None, sa_type=StrEnumType(Phase))
+    priority: int = 0
+    failure: dict[str, Any] | None = Field(default=None, sa_type=sa.JSON)
+    created_at: datetime = Field(default_factory=utc_now, sa_type=UtcDateTime)
+    started_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    finished_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+
+    fence: int = Field(default=0, description="grows with every claim; every write of a worker is guarded by it")
+    attempt: int = 0
+    lost_attempts: int = Field(default=0, description="attempts whose worker died; bounded")
+    available_at_s: float = Field(default=0.0, sa_type=sa.Double, description="not claimed before; database clock")
+    lease_owner: str | None = Field(default=None, max_length=64)
+    lease_until_s: float | None = Field(default=None, sa_type=sa.Double, description="database clock")
+    last_seq: int = Field(default=0, description="the sequence number of the newest log item")
+
+
+class Attempt(SQLModel, table=True):
+    """One try at a piece of work, with its own end and its own range of the log."""
+
+    __tablename__ = "attempt"
+
+    work_id: str = Field(foreign_key="work.id", primary_key=True, max_length=64, ondelete="CASCADE")
+    number: int = Field(primary_key=True)
+    project: str = Field(default=DEFAULT_PROJECT, max_length=64)
+    fence: int
+    worker_id: str = Field(max_length=64)
+    started_at: datetime = Field(default_factory=utc_now, sa_type=UtcDateTime)
+    ended_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    outcome: AttemptOutcome | None = Field(default=None, sa_type=StrEnumType(AttemptOutcome))
+    failure: dict[str, Any] | None = Field(default=None, sa_type=sa.JSON)
+    first_seq: int
+    last_seq: int | None = None
+
+
+def transition(
+    session: Session,
+    work_id: str,
+    target: WorkState,
+    *,
+    fence: int | None = None,
+    unless: frozenset[WorkState] = frozenset(),
+    **values: Any,
+) -> bool:
+    """Move a piece of work to `target` if the table of transitions allows it from where it stands.
+
+    One conditional UPDATE; with `fence`, only the holder of that lease may, and only while the work is leased: a sweep
+    takes the lease away without a new fence. `unless` narrows the states further. False: nothing was changed.
+    """
+    allowed = set(sources(target)) - unless
+    statement = sa.update(Work).where(col(Work.id) == work_id)
+    if fence is not None:
+        allowed &= LEASED
+        statement = statement.where(col(Work.fence) == fence)
+    statement = statement.where(col(Work.state).in_(allowed))
+    changed = session.execute(statement.values(state=target, **values).returning(col(Work.id)))
+    return changed.first() is not None
+
+
+def close_attempt(
+    session: Session, work_id: str, outcome: AttemptOutcome, *, failure: dict[str, Any] | None = None
+) -> None:
+    """Write down how the open attempt of a piece of work ended."""
+    newest = select(Work.last_seq).where(col(Work.id) == work_id).scalar_subquery()
+    session.execute(
+        sa.update(Attempt)
+        .where(col(Attempt.work_id) == work_id, col(Attempt.ended_at).is_(None))
+        .values(ended_at=utc_now(), outcome=outcome, failure=failure, last_seq=newest)
+    )
+
+
+def attempts_of(session: Session, work_id: str) -> list[Attempt]:
+    """Return the attempts of a piece of work, oldest first."""
+    return list(session.exec(select(Attempt).where(Attempt.work_id == work_id).order_by(col(Attempt.number))))
