@@ -1,0 +1,5 @@
+"""The Idefics3 family: SmolVLM 256M, 500M and 2.2B, `lensmith-demo` and `tiny`."""
+
+from vlm.family import Family
+
+IDEFICS3 = Family(name="idefics3", architectures=("Idefics3ForConditionalGeneration",))

@@ -1,0 +1,5 @@
+"""The SmolVLM family: SmolVLM2 256M, 500M and 2.2B (Idefics3's modules and tokens under another class, plus video)."""
+
+from vlm.family import Family
+
+SMOLVLM = Family(name="smolvlm", architectures=("SmolVLMForConditionalGeneration",))
