@@ -1,0 +1,181 @@
+"""Zips and bare JSONL, read member by member: nothing is unpacked to disk, no name of a user becomes a path."""
+
+import difflib
+import io
+import unicodedata
+import zipfile
+import zlib
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+from typing import IO
+
+from ingest.issues import Finding, ImageRefused, Rule, SourceFault, shown
+from ingest.limits import MIB, Limits
+from ingest.lines import count_lines, read_rows
+from ingest.members import DIRECTORY_ERRORS, is_content, is_jsonl, member_name
+from ingest.sources import RowsOnly, SourceRow
+
+_READ_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError)
+_MAX_CANDIDATES = 1000
+_AGAIN = "Make the zip again and upload it again."
+
+
+class JsonlSource(RowsOnly):
+    """A bare JSONL file."""
+
+    def __init__(self, stream: IO[bytes], limits: Limits) -> None:
+        super().__init__("a bare JSONL file")
+        self._stream = stream
+        self._limits = limits
+
+    def count_rows(self) -> int:
+        """Return the number of lines."""
+        self._stream.seek(0)
+        return count_lines(self._stream)
+
+    def rows(self) -> Iterator[SourceRow]:
+        """Yield every row."""
+        self._stream.seek(0)
+        yield from read_rows(self._stream, None, self._limits)
+
+
+class ZipSource:
+    """A zip of JSONL files and images. The API checked its directory; sizes are counted again while inflating."""
+
+    def __init__(self, stream: IO[bytes], limits: Limits) -> None:
+        self._limits = limits
+        self._inflated_bytes = 0
+        try:
+            self._zip = zipfile.ZipFile(stream)
+        except DIRECTORY_ERRORS as error:
+            raise SourceFault(_damaged("the zip's table of contents cannot be read")) from error
+        self._members = {member_name(info): info for info in self._zip.infolist() if is_content(info)}
+        self._folders: defaultdict[str, list[str]] = defaultdict(list)
+        self._same_name: defaultdict[str, list[str]] = defaultdict(list)
+        for name in self.files():
+            path = PurePosixPath(name)
+            self._folders[str(path.parent)].append(name)
+            self._same_name[path.name.casefold()].append(name)
+
+    def count_rows(self) -> int:
+        """Return the number of lines in all JSONL members."""
+        total = 0
+        for name in self._jsonl():
+            with self._open(name) as stream:
+                total += count_lines(stream)
+        return total
+
+    def rows(self) -> Iterator[SourceRow]:
+        """Yield every row of every JSONL member, in the order of their names."""
+        for name in self._jsonl():
+            with self._open(name) as stream:
+                yield from read_rows(stream, name, self._limits)
+
+    def find(self, path: str, *, beside: str | None) -> str | None:
+        """Return the member that a path means: from the root of the zip, else from the folder of the JSONL file."""
+        plain = str(PurePosixPath(unicodedata.normalize("NFC", path)))
+        folder = PurePosixPath(beside or "").parent
+        for name in (plain, str(folder / plain)):
+            if name in self._members and not is_jsonl(name):
+                return name
+        return None
+
+    def missing(self, path: str) -> Finding:
+        """Return that there is no such member, and the nearest name."""
+        nearest = self._nearest(path)
+        hint = f"The nearest name is {shown(nearest)}." if nearest else "Put the file into the zip."
+        return Finding(
+            rule=Rule.MISSING_IMAGE,
+            message=f"the image {shown(path)} is not in the zip.",
+            fix=f"{hint} Paths start at the root of the zip or at the folder of the JSONL file.",
+        )
+
+    def read(self, name: str) -> bytes:
+        """Return a member's bytes, at most `max_image_bytes`."""
+        limit = self._limits.max_image_bytes
+        try:
+            with self._zip.open(self._members[name]) as stream:
+                data = stream.read(limit + 1)
+        except _READ_ERRORS as error:
+            raise ImageRefused(_damaged(f"{shown(name)} cannot be read from the zip", Rule.CORRUPT_IMAGE)) from error
+        self._count(len(data))
+        if len(data) > limit:
+            raise ImageRefused(
+                Finding(
+                    rule=Rule.IMAGE_TOO_LARGE,
+                    message=f"the file {shown(name)} has more than {limit:,} bytes.",
+                    fix="Save the image smaller, or as JPEG.",
+                )
+            )
+        return data
+
+    def files(self) -> Iterator[str]:
+        """Yield the names of all members that hold no rows."""
+        return (name for name in self._members if not is_jsonl(name))
+
+    def _jsonl(self) -> list[str]:
+        return sorted(filter(is_jsonl, self._members))
+
+    def _open(self, name: str) -> io.BufferedReader:
+        try:
+            member = self._zip.open(self._members[name])
+        except _READ_ERRORS as error:
+            raise SourceFault(_damaged("the file cannot be read from the zip"), file=name) from error
+        return io.BufferedReader(_Counted(member, name, self._limits), buffer_size=MIB)
+
+    def _count(self, num_bytes: int) -> None:
+        self._inflated_bytes += num_bytes
+        if self._inflated_bytes > self._limits.max_total_bytes:
+            raise SourceFault(_too_much(self._limits))
+
+    def _nearest(self, path: str) -> str | None:
+        plain = PurePosixPath(path.replace("\\", "/"))
+        if same := self._same_name.get(plain.name.casefold()):
+            return same[0]
+        candidates = (self._folders.get(str(plain.parent)) or list(self._members))[:_MAX_CANDIDATES]
+        close = difflib.get_close_matches(str(plain)[:255], candidates, n=1)
+        return close[0] if close else None
+
+
+class _Counted(io.RawIOBase):
+    """A member as raw bytes, counted while they inflate, because declared sizes lie."""
+
+    def __init__(self, member: IO[bytes], name: str, limits: Limits) -> None:
+        self._member = member
+        self._name = name
+        self._limits = limits
+        self._read_bytes = 0
+
+    def readable(self) -> bool:
+        """Return that this can be read."""
+        return True
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]  # typeshed wants Buffer (3.12)
+        """Inflate into a buffer."""
+        try:
+            data = self._member.read(len(buffer))
+        except _READ_ERRORS as error:
+            raise SourceFault(_damaged("the file cannot be read from the zip"), file=self._name) from error
+        self._read_bytes += len(data)
+        if self._read_bytes > self._limits.max_total_bytes:
+            raise SourceFault(_too_much(self._limits), file=self._name)
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        """Close the member."""
+        self._member.close()
+        super().close()
+
+
+def _damaged(what: str, rule: Rule = Rule.UNREADABLE) -> Finding:
+    return Finding(rule=rule, message=f"{what}: it is cut off or damaged.", fix=_AGAIN)
+
+
+def _too_much(limits: Limits) -> Finding:
+    return Finding(
+        rule=Rule.TOO_MUCH_DATA,
+        message=f"the data set unpacks to more than {limits.max_total_bytes:,} bytes.",
+        fix="Split it into several data sets.",
+    )

@@ -1,0 +1,115 @@
+"""Good rows on their way to the table: spooled to disk, remembered by hash only, split, digested."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from pydantic import BaseModel
+
+from ingest.drafts import Draft, ImageDraft
+from ingest.issues import Finding, Rule, shown
+from ingest.split import Grouping, choose_validation
+from vlm.conversation import Example, ImagePart, Message, Split, TextPart, write_examples
+
+_KEY_BYTES = 16
+
+
+class Written(BaseModel):
+    """What was written: the digest of the content, and the size of each split."""
+
+    digest: str
+    splits: dict[Split, int]
+
+
+class ExampleSpool:
+    """Takes good rows one by one; memory holds a few hashes for each, the rows lie in a temporary file."""
+
+    def __init__(self, stream: IO[str], *, seed: int) -> None:
+        self._stream = stream
+        self._seed = seed
+        self._grouping = Grouping()
+        self._said: list[Split | None] = []
+        self._by_content: dict[bytes, str] = {}
+        self._splits_of_image: dict[bytes, tuple[Split, str]] = {}
+
+    def __len__(self) -> int:
+        return len(self._said)
+
+    def add(self, draft: Draft, images: tuple[str, ...], *, row: int, file: str | None) -> Iterator[Finding]:
+        """Take a row, and yield what it shares with earlier rows."""
+        example = Example(row=row, split=draft.split or "train", messages=_messages(draft), images=images)
+        self._stream.write(example.model_dump_json() + "\n")
+        self._said.append(draft.split)
+        place = f"row {row}" + (f" of {shown(file)}" if file else "")
+        content = _hash(_content(example))
+        keys = [bytes.fromhex(sha256)[:_KEY_BYTES] for sha256 in images] or [content]
+        self._grouping.add(keys)
+        earlier = self._by_content.setdefault(content, place)
+        if earlier != place:
+            message = f"the example is the same as {earlier}."
+            yield Finding(
+                rule=Rule.DUPLICATE_EXAMPLE, message=message, fix="Take one out, unless it should count twice."
+            )
+        if draft.split is not None:
+            yield from self._leaks(keys, draft.split, place)
+
+    def write(self, folder: Path, rows: IO[str]) -> tuple[Written, list[Finding]]:
+        """Choose the splits, write `records.parquet` from the spooled rows, and return what was written."""
+        findings: list[Finding] = []
+        splits = self._choose(findings)
+        digest, counts = hashlib.sha256(), {"train": 0, "validation": 0}
+
+        def final() -> Iterator[Example]:
+            for line, split in zip(rows, splits, strict=True):
+                example = Example.model_validate_json(line).model_copy(update={"split": split})
+                digest.update(_content(example, split=split) + b"\n")
+                counts[split] += 1
+                yield example
+
+        write_examples(folder, final())
+        return Written.model_validate({"digest": digest.hexdigest(), "splits": counts}), findings
+
+    def _choose(self, findings: list[Finding]) -> list[Split]:
+        if "validation" in self._said:
+            return [split or "train" for split in self._said]
+        groups = self._grouping.groups()
+        fixed = frozenset(group for group, split in zip(groups, self._said, strict=True) if split is not None)
+        chosen = choose_validation(groups, seed=self._seed, fixed=fixed)
+        if not chosen and len(groups) > 0:
+            message = "there is no validation split, so a job cannot measure what it has learned on unseen rows."
+            fix = 'Add rows, or mark some with "split": "validation". Rows that share an image stay together.'
+            findings.append(Finding(rule=Rule.NO_VALIDATION, message=message, fix=fix))
+        return ["validation" if group in chosen else "train" for group in groups]
+
+    def _leaks(self, keys: list[bytes], split: Split, place: str) -> Iterator[Finding]:
+        for key in dict.fromkeys(keys):
+            other, where = self._splits_of_image.setdefault(key, (split, place))
+            if other != split:
+                message = f"an image of this {split} row is also in the {other} split ({where})."
+                fix = "Put rows that share an image into the same split; else validation measures what was learned by heart."
+                yield Finding(rule=Rule.SPLIT_LEAK, pointer="#/split", message=message, fix=fix)
+
+
+def _messages(draft: Draft) -> tuple[Message, ...]:
+    messages = []
+    for turn in draft.turns:
+        assert turn.role is not None  # a bad role is an error, and such rows do not come here
+        parts = (ImagePart() if isinstance(part, ImageDraft) else TextPart(text=part.text) for part in turn.parts)
+        messages.append(Message(role=turn.role, content=tuple(parts), weight=0 if turn.weight == 0 else 1))
+    return tuple(messages)
+
+
+def _content(example: Example, *, split: Split | None = None) -> bytes:
+    """Return an example as canonical JSON, without its place in the upload."""
+    value = {
+        "images": list(example.images),
+        "messages": [message.model_dump(mode="json") for message in example.messages],
+        "split": split,
+    }
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _hash(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()[:_KEY_BYTES]

@@ -1,0 +1,243 @@
+"""The forms of a row (question and answer, caption, messages, OpenAI vision) become one draft.
+
+A wrong field does not end the reading: the rest of the row is read too, so that one pass finds every fault.
+"""
+
+from collections.abc import Callable
+from typing import Any, get_args
+
+from ingest.drafts import Draft, ImageDraft, ImageReference, TextDraft, TurnDraft
+from ingest.issues import Finding, Rule, shown
+from vlm.conversation import Role, Split
+
+_KINDS: tuple[tuple[type, str], ...] = (
+    (type(None), "null"),
+    (bool, "true or false"),  # before the numbers, for a bool is one
+    (int, "a number"),
+    (float, "a number"),
+    (str, "a string"),
+    (list, "a list"),
+    (bytes, "bytes"),
+)
+CAPTION_PROMPT = "Describe the image."
+_FORMS = "{image, question, answer}, {image, caption} and {images, messages}"
+_SPLITS: tuple[str, ...] = get_args(Split)
+_ROLES: tuple[str, ...] = get_args(Role)
+_CONTENT = 'Write a string, or a list of parts such as {"type": "image"} and {"type": "text", "text": "..."}.'
+_PARTS = '{"type": "text", "text": "..."}, {"type": "image"} or {"type": "image_url", "image_url": {"url": "data:..."}}'
+
+
+def read_form(value: dict[str, Any], findings: list[Finding]) -> Draft | None:
+    """Return the draft of a row and add what is wrong with its shape; `None` when its form is not known."""
+    for key, form in _READERS.items():
+        if key in value:
+            reader = _RowReader(value, findings)
+            draft = form(reader)
+            _report_ignored(value, reader)
+            return draft
+    keys = ", ".join(shown(key) for key in list(value)[:10]) or "no keys at all"
+    findings.append(
+        Finding(
+            rule=Rule.UNKNOWN_FORM,
+            message=f"the row is in no known form; it has {keys}.",
+            fix=f"Taken are the forms {_FORMS}.",
+        )
+    )
+    return None
+
+
+def escape(key: str) -> str:
+    """Return a key as a piece of a JSON pointer (RFC 6901)."""
+    return key.replace("~", "~0").replace("/", "~1")
+
+
+class _RowReader:
+    """Reads the fields of one row; a wrong one is reported and read as if it were absent."""
+
+    def __init__(self, value: dict[str, Any], findings: list[Finding]) -> None:
+        self._value = value
+        self._findings = findings
+        self.used = {"split"}
+
+    def say(self, rule: Rule, pointer: str, message: str, fix: str) -> None:
+        self._findings.append(Finding(rule=rule, pointer=pointer, message=message, fix=fix))
+
+    def text(self, key: str) -> TextDraft | None:
+        self.used.add(key)
+        pointer = f"#/{key}"
+        if key not in self._value:
+            self.say(Rule.MISSING_FIELD, pointer, f'the row has no "{key}".', f'Add "{key}" as text.')
+            return None
+        return self.text_at(pointer, self._value[key])
+
+    def text_at(self, pointer: str, value: Any) -> TextDraft | None:
+        if isinstance(value, str):
+            return TextDraft(pointer=pointer, text=value)
+        self.say(Rule.WRONG_TYPE, pointer, f"the text is {_kind(value)}.", 'Write text in double quotes, such as "7".')
+        return None
+
+    def split(self) -> Split | None:
+        value = self._value.get("split")
+        if "split" not in self._value or value in _SPLITS:
+            return value
+        name = shown(value) if isinstance(value, str) else _kind(value)
+        fix = 'Write "train" or "validation", or leave "split" out and we choose.'
+        self.say(Rule.BAD_SPLIT, "#/split", f"the split is {name}.", fix)
+        return None
+
+    def images(self, *, needed: bool) -> tuple[str, tuple[ImageReference, ...]]:
+        """Return the pointer of the row's list of images, and its images."""
+        keys = [key for key in ("images", "image") if key in self._value]
+        self.used.update(keys)
+        if len(keys) > 1:
+            self.say(Rule.WRONG_TYPE, "#/image", 'the row has both "image" and "images".', 'Keep "images".')
+        if not keys:
+            if needed:
+                fix = 'Add "image" with the path of a file in the zip, or a data: URL.'
+                self.say(Rule.MISSING_FIELD, "#/image", 'the row has no "image".', fix)
+            return "#/images", ()
+        pointer, value = f"#/{keys[0]}", self._value[keys[0]]
+        found = value if isinstance(value, list) else [value]
+        pointers = [f"{pointer}/{i}" for i in range(len(found))] if isinstance(value, list) else [pointer]
+        if needed and not found:
+            self.say(Rule.MISSING_FIELD, pointer, "the list of images is empty.", "Name at least one image.")
+        references = (self.reference(at, item) for at, item in zip(pointers, found, strict=True))
+        return pointer, tuple(reference for reference in references if reference is not None)
+
+    def reference(self, pointer: str, value: Any) -> ImageReference | None:
+        if isinstance(value, dict) and isinstance(value.get("bytes"), bytes):
+            value = value["bytes"]  # Hugging Face's struct of bytes and path
+        elif isinstance(value, dict) and isinstance(value.get("path"), str):
+            value = value["path"]
+        if isinstance(value, (str, bytes)):
+            return ImageReference(pointer=pointer, source=value)
+        fix = "Write the path of a file in the zip, or a data: URL, as a string."
+        self.say(Rule.WRONG_TYPE, pointer, f"the image is {_kind(value)}.", fix)
+        return None
+
+    def messages(self) -> tuple[TurnDraft, ...]:
+        self.used.add("messages")
+        value = self._value["messages"]
+        if not isinstance(value, list):
+            fix = 'Write a list of {"role": ..., "content": ...}.'
+            self.say(Rule.WRONG_TYPE, "#/messages", f'"messages" is {_kind(value)}.', fix)
+            return ()
+        if not value:
+            fix = "Add a user turn and an assistant turn."
+            self.say(Rule.EMPTY_MESSAGES, "#/messages", '"messages" is empty.', fix)
+        turns = (self._turn(f"#/messages/{i}", item) for i, item in enumerate(value))
+        return tuple(turn for turn in turns if turn is not None)
+
+    def _turn(self, pointer: str, value: Any) -> TurnDraft | None:
+        if not isinstance(value, dict):
+            fix = 'Write {"role": "user", "content": "..."}.'
+            self.say(Rule.WRONG_TYPE, pointer, f"the turn is {_kind(value)}.", fix)
+            return None
+        for key in (key for key in value if key not in {"role", "content", "weight"}):
+            self.ignored(f"{pointer}/{escape(key)}", key)
+        role = value.get("role")
+        return TurnDraft(
+            pointer=pointer,
+            role=self._role(f"{pointer}/role", role),
+            parts=self._content(pointer, value),
+            weight=self._weight(pointer, value),
+        )
+
+    def _role(self, pointer: str, value: Any) -> Role | None:
+        if isinstance(value, str) and value in _ROLES:
+            return value  # type: ignore[return-value]  # mypy does not narrow by a tuple of names
+        name = shown(value) if isinstance(value, str) else "missing" if value is None else _kind(value)
+        self.say(Rule.BAD_ROLE, pointer, f"the role is {name}.", 'Write "system", "user" or "assistant".')
+        return None
+
+    def _weight(self, pointer: str, turn: dict[str, Any]) -> int:
+        weight = turn.get("weight", 1)
+        if isinstance(weight, bool) or weight not in (0, 1) or ("weight" in turn and turn.get("role") != "assistant"):
+            fix = "Write 0 or 1, and only on an assistant turn."
+            self.say(Rule.BAD_WEIGHT, f"{pointer}/weight", "the weight cannot be used.", fix)
+            return 1
+        return int(weight)
+
+    def _content(self, pointer: str, turn: dict[str, Any]) -> tuple[TextDraft | ImageDraft, ...]:
+        pointer = f"{pointer}/content"
+        if "content" not in turn:
+            self.say(Rule.MISSING_FIELD, pointer, 'the turn has no "content".', _CONTENT)
+            return ()
+        content = turn["content"]
+        if isinstance(content, str):
+            return (TextDraft(pointer=pointer, text=content),)
+        if not isinstance(content, list):
+            self.say(Rule.WRONG_TYPE, pointer, f'"content" is {_kind(content)}.', _CONTENT)
+            return ()
+        parts = (self._part(f"{pointer}/{i}", item) for i, item in enumerate(content))
+        return tuple(part for part in parts if part is not None)
+
+    def _part(self, pointer: str, value: Any) -> TextDraft | ImageDraft | None:
+        kind = value.get("type") if isinstance(value, dict) else None
+        if kind == "text":
+            return self.text_at(f"{pointer}/text", value.get("text"))
+        if kind == "image":
+            for key in (key for key in value if key != "type"):
+                self.ignored(f"{pointer}/{escape(key)}", key)
+            return ImageDraft(pointer=pointer)
+        if kind == "image_url":
+            reference = self._image_url(f"{pointer}/image_url", value.get("image_url"))
+            return ImageDraft(pointer=pointer, reference=reference) if reference else None
+        name = shown(kind) if isinstance(kind, str) else "missing" if isinstance(value, dict) else _kind(value)
+        self.say(Rule.UNKNOWN_PART, pointer, f"the part's type is {name}.", f"Write {_PARTS}.")
+        return None
+
+    def _image_url(self, pointer: str, value: Any) -> ImageReference | None:
+        if isinstance(value, dict) and isinstance(value.get("url"), str):
+            return ImageReference(pointer=f"{pointer}/url", source=value["url"])
+        if isinstance(value, str):
+            return ImageReference(pointer=pointer, source=value)
+        fix = 'Write {"type": "image_url", "image_url": {"url": "data:image/png;base64,..."}}.'
+        self.say(Rule.WRONG_TYPE, pointer, '"image_url" has no "url".', fix)
+        return None
+
+    def ignored(self, pointer: str, key: str) -> None:
+        message = f"the field {shown(key)} is not used, here or in any later row."
+        fix = "Nothing, if it is a note for yourself; the model does not see it."
+        self.say(Rule.IGNORED_FIELD, pointer, message, fix)
+
+
+def _messages(reader: _RowReader) -> Draft:
+    pointer, listed = reader.images(needed=False)
+    return Draft(turns=reader.messages(), listed=listed, listed_pointer=pointer, split=reader.split())
+
+
+def _question(reader: _RowReader) -> Draft:
+    return _simple(reader, question=reader.text("question"), answer=reader.text("answer"))
+
+
+def _caption(reader: _RowReader) -> Draft:
+    return _simple(reader, question=TextDraft(pointer="#", text=CAPTION_PROMPT), answer=reader.text("caption"))
+
+
+def _simple(reader: _RowReader, *, question: TextDraft | None, answer: TextDraft | None) -> Draft:
+    pointer, listed = reader.images(needed=True)
+    places = tuple(ImageDraft(pointer=reference.pointer) for reference in listed)
+    asked = TurnDraft(pointer="#/question", role="user", parts=(*places, question) if question else places)
+    turns: tuple[TurnDraft, ...] = (asked,)
+    if answer is not None:
+        turns += (TurnDraft(pointer=answer.pointer, role="assistant", parts=(answer,)),)
+    return Draft(turns=turns, listed=listed, listed_pointer=pointer, split=reader.split())
+
+
+def _report_ignored(value: dict[str, Any], reader: _RowReader) -> None:
+    for key in (key for key in value if key not in reader.used):
+        reader.ignored(f"#/{escape(key)}", key)
+
+
+def _kind(value: object) -> str:
+    return next((name for kind, name in _KINDS if isinstance(value, kind)), "an object")
+
+
+# The first key that a row has decides its form.
+_READERS: dict[str, Callable[[_RowReader], Draft]] = {
+    "messages": _messages,
+    "question": _question,
+    "answer": _question,
+    "caption": _caption,
+}

@@ -1,0 +1,159 @@
+"""The images of a data set: each fetched, verified and stored once, under the sha256 of its canonical bytes."""
+
+import base64
+import binascii
+import hashlib
+import re
+from array import array
+from dataclasses import dataclass
+from pathlib import Path
+
+from ingest.drafts import ImageReference
+from ingest.images import VerifiedImage, verify
+from ingest.issues import Finding, ImageRefused, Rule, SourceFault, shown
+from ingest.limits import Limits
+from ingest.sources import Source
+
+_DATA_URL = re.compile(r"data:(?P<mime>[\w.+-]+/[\w.+-]+)?(?:;[\w.+-]+=[^;,]*)*;base64,", re.ASCII | re.IGNORECASE)
+_REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_USE_DATA_URL = 'Write "data:image/png;base64," and the base64 of the file.'
+_MAX_SUGGESTIONS = 1000  # finding the nearest name costs milliseconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Verdict:
+    """What became of some bytes: the sha256 of the stored image, or why there is none."""
+
+    sha256: str | None
+    mime: str | None = None
+    refusal: Finding | None = None
+
+
+class Gallery:
+    """Stores images in a folder and remembers, by hash only, what it has seen."""
+
+    def __init__(self, folder: Path, limits: Limits) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._limits = limits
+        self._by_name: dict[str, _Verdict] = {}
+        self._by_bytes: dict[bytes, _Verdict] = {}
+        self._stored: set[str] = set()
+        self._num_missing = 0
+        self.stored_bytes = 0
+        self.long_sides_px = array("L")
+        self.short_sides_px = array("L")
+
+    @property
+    def num_images(self) -> int:
+        """Return the number of distinct images stored."""
+        return len(self._stored)
+
+    def resolve(
+        self, reference: ImageReference, findings: list[Finding], *, source: Source, beside: str | None
+    ) -> str | None:
+        """Return the sha256 of the image that a row of the file `beside` names; `None` when it cannot be used.
+
+        Notes about an image (rotated, converted, animated) are reported at the first row that names it, refusals at
+        every row.
+        """
+        notes: list[Finding] = []
+        try:
+            verdict = self._verdict(reference.source, notes, source=source, beside=beside)
+        except ImageRefused as refused:
+            verdict = _Verdict(sha256=None, refusal=refused.finding)
+        if verdict.refusal is not None:
+            notes.append(verdict.refusal)
+        findings.extend(note.at(reference.pointer) for note in notes)
+        return verdict.sha256
+
+    def unused(self, source: Source) -> list[str]:
+        """Return the names of files that no row named."""
+        return [name for name in source.files() if name not in self._by_name]
+
+    def _verdict(self, image: str | bytes, notes: list[Finding], *, source: Source, beside: str | None) -> _Verdict:
+        if isinstance(image, bytes):
+            return self._look_at(image, notes)
+        if image[:5].lower() == "data:":
+            data, mime = _decode(image)
+            verdict = self._look_at(data, notes)
+            if mime is not None and verdict.mime is not None and mime != verdict.mime:
+                message = f"the data: URL says {mime}, but its bytes are {verdict.mime}; the bytes were believed."
+                notes.append(
+                    Finding(rule=Rule.MIME_MISMATCH, message=message, fix=f'Write "data:{verdict.mime};base64,".')
+                )
+            return verdict
+        if _REMOTE.match(image):
+            raise ImageRefused(_remote(image))
+        return self._named(image, notes, source=source, beside=beside)
+
+    def _named(self, path: str, notes: list[Finding], *, source: Source, beside: str | None) -> _Verdict:
+        name = source.find(path, beside=beside)
+        if name is None:
+            raise ImageRefused(self._missing(path, source))
+        if name not in self._by_name:
+            try:
+                self._by_name[name] = self._look_at(source.read(name), notes)
+            except ImageRefused as refused:
+                self._by_name[name] = _Verdict(sha256=None, refusal=refused.finding)
+        verdict = self._by_name[name]
+        if verdict.refusal is None:
+            return verdict
+        message = f"{shown(path)}: {verdict.refusal.message}"
+        refusal = Finding(rule=verdict.refusal.rule, message=message, fix=verdict.refusal.fix)
+        return _Verdict(sha256=None, refusal=refusal)
+
+    def _missing(self, path: str, source: Source) -> Finding:
+        self._num_missing += 1
+        if self._num_missing <= _MAX_SUGGESTIONS:
+            return source.missing(path)
+        message = f"the image {shown(path)} is not in the upload."
+        return Finding(rule=Rule.MISSING_IMAGE, message=message, fix="Put the file in.")
+
+    def _look_at(self, data: bytes, notes: list[Finding]) -> _Verdict:
+        key = hashlib.sha256(data).digest()
+        if key not in self._by_bytes:
+            try:
+                image = verify(data, self._limits)
+            except ImageRefused as refused:
+                self._by_bytes[key] = _Verdict(sha256=None, refusal=refused.finding)
+            else:
+                self._store(image)
+                notes.extend(image.notes)
+                self._by_bytes[key] = _Verdict(sha256=image.sha256, mime=image.mime)
+        return self._by_bytes[key]
+
+    def _store(self, image: VerifiedImage) -> None:
+        if image.sha256 in self._stored:
+            return
+        self.stored_bytes += len(image.data)
+        if self.stored_bytes > self._limits.max_total_bytes:
+            message = f"the images take more than {self._limits.max_total_bytes:,} bytes."
+            raise SourceFault(Finding(rule=Rule.TOO_MUCH_DATA, message=message, fix="Split it into several data sets."))
+        (self._folder / image.sha256).write_bytes(image.data)
+        self._stored.add(image.sha256)
+        self.long_sides_px.append(max(image.width_px, image.height_px))
+        self.short_sides_px.append(min(image.width_px, image.height_px))
+
+
+def _decode(url: str) -> tuple[bytes, str | None]:
+    """Return the bytes of a base64 data: URL and the media type it claims."""
+    header = _DATA_URL.match(url)
+    if header is None:
+        message = f"the data: URL {shown(url[:40])} is not understood."
+        raise ImageRefused(Finding(rule=Rule.BAD_DATA_URL, message=message, fix=_USE_DATA_URL))
+    try:
+        data = base64.b64decode(url[header.end() :], validate=True)
+    except (binascii.Error, ValueError) as error:
+        message = f"the base64 of the data: URL is damaged: {str(error)[:100]}."
+        raise ImageRefused(Finding(rule=Rule.BAD_BASE64, message=message, fix=_USE_DATA_URL)) from error
+    mime = header["mime"]
+    return data, mime.lower().replace("image/jpg", "image/jpeg") if mime else None
+
+
+def _remote(url: str) -> Finding:
+    return Finding(
+        rule=Rule.REMOTE_IMAGE,
+        message=f"the image {shown(url)} lies elsewhere; we fetch nothing from the network.",
+        fix="Put the image in as a data: URL, or upload a zip that holds it and write its path.",
+    )

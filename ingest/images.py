@@ -1,0 +1,219 @@
+"""Bytes become a verified image: format and size from the header first, then every pixel decoded.
+
+The canonical bytes are the original ones when they already are plain RGB or grey, upright and one frame; else the image
+is turned upright, put on white where it is transparent, and written again: JPEG as JPEG, everything else as PNG.
+"""
+
+import hashlib
+import io
+import struct
+import warnings
+import zlib
+from dataclasses import dataclass
+
+from PIL import Image
+
+from ingest.issues import Finding, ImageRefused, Rule
+from ingest.limits import Limits
+
+FORMATS = ("PNG", "JPEG", "WEBP")
+_KNOWN: tuple[tuple[bytes, str], ...] = (
+    (b"GIF8", "a GIF"),
+    (b"BM", "a BMP"),
+    (b"II*\x00", "a TIFF"),
+    (b"MM\x00*", "a TIFF"),
+    (b"%PDF", "a PDF"),
+    (b"<", "HTML, XML or SVG text"),
+    (b"{", "JSON text"),
+)
+_ORIENTATION = 0x0112
+# What undoes each orientation. Not `ImageOps.exif_transpose`, which writes the EXIF anew and stumbles over damage in it.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# What Pillow's decoders raise over damaged bytes; found by fuzzing and by reading their sources.
+_DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    IndexError,
+    KeyError,
+    EOFError,
+    OverflowError,
+    ZeroDivisionError,
+    NotImplementedError,
+    struct.error,
+    zlib.error,
+)
+_JPEG_FORMATS = ("JPEG", "MPO")  # telephones write MPO: a JPEG with a preview or a depth map behind it
+_JPEG_QUALITY = 95
+_SAVE_AGAIN = "Open it and save it again as PNG or JPEG, or take the row out."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifiedImage:
+    """An image that decodes. `width_px` and `height_px` are those of the canonical bytes."""
+
+    sha256: str
+    data: bytes
+    mime: str
+    width_px: int
+    height_px: int
+    notes: tuple[Finding, ...] = ()
+
+
+def verify(data: bytes, limits: Limits) -> VerifiedImage:
+    """Decode an image and return its canonical bytes; `mime` is what the bytes that came in are.
+
+    Raises:
+        ImageRefused: it is no PNG, JPEG or WEBP, is damaged, or its sides are out of bounds.
+    """
+    if len(data) > limits.max_image_bytes:
+        raise _refused(
+            Rule.IMAGE_TOO_LARGE, f"the image has {len(data):,} bytes; at most {limits.max_image_bytes:,} are taken."
+        )
+    _check_magic(data)
+    try:
+        with _decode(data, limits) as image:
+            return _canonical(image, data, limits)
+    except MemoryError as error:
+        raise _refused(Rule.IMAGE_TOO_LARGE, "the image needs more memory than validation may use.") from error
+
+
+def _decode(data: bytes, limits: Limits) -> Image.Image:
+    """Open by the header, check the sides, and only then decode."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # our bound on pixels is below the one that Pillow warns of
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            _check_sides(image.width, image.height, limits)
+            image.load()
+            return image
+    except Image.DecompressionBombError as error:
+        raise _too_many_pixels("the image", limits) from error
+    except _DAMAGE as error:
+        message = "the image is cut off or damaged: it cannot be decoded."
+        raise ImageRefused(Finding(rule=Rule.CORRUPT_IMAGE, message=message, fix=_SAVE_AGAIN)) from error
+
+
+def _check_magic(data: bytes) -> None:
+    if not data:
+        raise ImageRefused(Finding(rule=Rule.CORRUPT_IMAGE, message="the image is empty (0 bytes).", fix=_SAVE_AGAIN))
+    if mime_of(data) is not None:
+        return
+    name = next((name for magic, name in _KNOWN if data.lstrip().startswith(magic)), "no image that we know")
+    message = f"the file is {name}; taken are PNG, JPEG and WEBP."
+    raise ImageRefused(Finding(rule=Rule.UNSUPPORTED_IMAGE, message=message, fix=_SAVE_AGAIN))
+
+
+def mime_of(data: bytes) -> str | None:
+    """Return the media type that the first bytes stand for, of those that are taken."""
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "image/png"
+    if data.startswith(b"\xff\xd8\xff"):
+        return "image/jpeg"
+    return "image/webp" if data.startswith(b"RIFF") and data[8:12] == b"WEBP" else None
+
+
+def _check_sides(width: int, height: int, limits: Limits) -> None:
+    size = f"the image is {width} x {height} pixels"
+    if width * height > limits.max_image_pixels:
+        raise _too_many_pixels(size, limits)
+    if max(width, height) > limits.max_image_side_px:
+        raise _refused(Rule.IMAGE_TOO_LARGE, f"{size}; a side may have at most {limits.max_image_side_px}.")
+    if min(width, height) < limits.min_image_side_px:
+        message = f"{size}; each side needs at least {limits.min_image_side_px}."
+        raise ImageRefused(Finding(rule=Rule.IMAGE_TOO_SMALL, message=message, fix="Use a larger image."))
+
+
+def _canonical(image: Image.Image, data: bytes, limits: Limits) -> VerifiedImage:
+    is_jpeg = image.format in _JPEG_FORMATS
+    mime = Image.MIME["JPEG" if is_jpeg else str(image.format)]
+    notes = list(_shape_notes(image, limits))
+    upright = _upright(image)
+    if upright is not None:
+        notes.append(_note(Rule.IMAGE_ROTATED, "the image was turned upright as its EXIF data says.", "Nothing to do."))
+    if not _is_plain(image):
+        message = f"the image was converted from mode {image.mode} to RGB."
+        notes.append(_note(Rule.IMAGE_CONVERTED, message, "Nothing to do; transparent parts became white."))
+    if notes and any(note.rule is not Rule.EXTREME_ASPECT for note in notes):
+        image = _to_rgb(upright or image)
+        data = _encode(image, is_jpeg=is_jpeg)
+    return VerifiedImage(
+        sha256=hashlib.sha256(data).hexdigest(),
+        data=data,
+        mime=mime,
+        width_px=image.width,
+        height_px=image.height,
+        notes=tuple(notes),
+    )
+
+
+def _shape_notes(image: Image.Image, limits: Limits) -> list[Finding]:
+    notes = []
+    num_frames = int(getattr(image, "n_frames", 1))
+    if num_frames > 1 and image.format not in _JPEG_FORMATS:
+        fix = "Nothing, if the first frame is the one you mean; else save the frame you mean as PNG."
+        notes.append(
+            _note(Rule.ANIMATED_IMAGE, f"the image is animated; of {num_frames} frames the first is used.", fix)
+        )
+    ratio = max(image.size) / min(image.size)
+    if ratio > limits.max_aspect_ratio:
+        message = f"the image is {image.width} x {image.height} pixels, {ratio:.0f} times longer than wide."
+        notes.append(_note(Rule.EXTREME_ASPECT, message, "Crop it; the model sees it scaled into squares."))
+    return notes
+
+
+def _upright(image: Image.Image) -> Image.Image | None:
+    """Return the image as its EXIF orientation says; `None` when it already is upright or its EXIF is damaged."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    except _DAMAGE:
+        return None
+    return image.transpose(turn) if turn is not None else None
+
+
+def _is_plain(image: Image.Image) -> bool:
+    return image.mode in ("RGB", "L") and "transparency" not in image.info
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16-bit grey: a plain conversion would clip everything above 255 to white
+        return image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
+    if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "La", "RGBa"):
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image if image.mode in ("RGB", "L") else image.convert("RGB")
+
+
+def _encode(image: Image.Image, *, is_jpeg: bool) -> bytes:
+    buffer = io.BytesIO()
+    if is_jpeg:  # a photograph turned upright would grow about sixfold as PNG
+        image.save(buffer, "JPEG", quality=_JPEG_QUALITY, subsampling=0, exif=b"")
+    else:
+        image.info = {}
+        image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _note(rule: Rule, message: str, fix: str) -> Finding:
+    return Finding(rule=rule, message=message, fix=fix)
+
+
+def _too_many_pixels(what: str, limits: Limits) -> ImageRefused:
+    megapixels = limits.max_image_pixels / 1e6
+    return _refused(Rule.IMAGE_TOO_LARGE, f"{what} has too many pixels; at most {megapixels:g} million are taken.")
+
+
+def _refused(rule: Rule, message: str) -> ImageRefused:
+    return ImageRefused(Finding(rule=rule, message=message, fix="Scale it down, or take the row out."))

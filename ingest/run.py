@@ -1,0 +1,115 @@
+"""Validation as a child process: `python -m ingest.run --spec spec.json --staging DIR --events-fd N`."""
+
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from core.child import Child, run_child
+from core.errors import FailureCode, WorkFailed
+from core.events import Phase, PhaseChanged, Progress
+from ingest.container import Container
+from ingest.limits import GIB, Limits
+from ingest.report import Report
+from ingest.validate import validate
+
+# What a hostile file can make this process take; the bounds on lines and images stay far below.
+ADDRESS_SPACE_BYTES = 4 * GIB
+_PROGRESS_PERIOD_S = 0.5
+
+
+class Spec(BaseModel):
+    """What to validate."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    source: Path
+    container: Container
+    seed: int = 0
+    limits: Limits = Limits()
+
+
+class Outcome(BaseModel):
+    """The data of the `result` event."""
+
+    num_examples: int
+    num_issues: int
+    num_errors: int
+    digest: str
+    splits: dict[str, int]
+    num_images: int
+    images_bytes: int
+
+
+def work(child: Child) -> dict[str, Any]:
+    """Validate the file that the spec names; faulty data is a `bad_data` failure, with `report.json` written."""
+    _bound_memory()
+    spec = Spec.model_validate(child.spec)
+    child.events.emit(PhaseChanged(phase=Phase.PREPARING))
+    report = validate(
+        spec.source,
+        spec.container,
+        child.staging,
+        seed=spec.seed,
+        limits=spec.limits,
+        on_progress=_Reporter(child).rows_done,
+    )
+    if report.first_error is not None:
+        raise _refused(report)
+    outcome = _outcome(report)
+    child.events.log(
+        f"The data set is good: {outcome.num_examples} examples, {outcome.num_images} images, {outcome.num_issues} remarks.",
+        splits=outcome.splits,
+    )
+    return outcome.model_dump()
+
+
+class _Reporter:
+    """Tells the supervisor how many rows are done, twice a second, and notices when it says stop."""
+
+    def __init__(self, child: Child) -> None:
+        self._child = child
+        self._next = 0.0
+
+    def rows_done(self, done: int, total: int | None) -> None:
+        self._child.check_stop()
+        now = time.monotonic()
+        if now >= self._next or done == total:
+            self._next = now + _PROGRESS_PERIOD_S
+            self._child.events.emit(Progress(step=done, total_steps=total))
+
+
+def _outcome(report: Report) -> Outcome:
+    assert report.digest is not None
+    assert report.splits is not None
+    return Outcome(
+        num_examples=report.rows.kept,
+        num_issues=report.num_issues,
+        num_errors=report.num_errors,
+        digest=report.digest,
+        splits={str(split): count for split, count in report.splits.items()},
+        num_images=report.statistics.num_images,
+        images_bytes=report.statistics.images_bytes,
+    )
+
+
+def _refused(report: Report) -> WorkFailed:
+    first = report.first_error
+    assert first is not None
+    others = report.num_errors - 1
+    more = f" And {others} more error{'s' if others > 1 else ''}." if others else ""
+    detail = f"{first.sentence[:1].upper()}{first.sentence[1:]}{more}"
+    remedy = f"{first.fix} The data set's report lists every issue with its row."
+    return WorkFailed(FailureCode.BAD_DATA, detail, remedy=remedy)
+
+
+def _bound_memory() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limit = ADDRESS_SPACE_BYTES if hard == resource.RLIM_INFINITY else min(ADDRESS_SPACE_BYTES, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_child(work))

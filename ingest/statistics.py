@@ -1,0 +1,96 @@
+"""Figures about the good rows of a data set, gathered row by row in little memory."""
+
+from array import array
+from collections import Counter
+from collections.abc import Sequence
+
+from pydantic import BaseModel
+
+from ingest.drafts import Draft
+
+_LABEL_CHARS = 64
+_MAX_LABELS = 10_000
+_SHOWN_LABELS = 50
+
+
+class Spread(BaseModel):
+    """Smallest, middle and largest of some numbers."""
+
+    min: int
+    median: int
+    max: int
+
+
+class Label(BaseModel):
+    """A short answer and how often it is given."""
+
+    answer: str
+    count: int
+
+
+class Labels(BaseModel):
+    """The most frequent short answers. `num_distinct` is a lower bound once 10,000 different ones were seen."""
+
+    top: list[Label]
+    num_distinct: int
+    num_short_answers: int
+
+
+class Statistics(BaseModel):
+    """What a data set looks like. A spread over nothing is `null`."""
+
+    num_images: int
+    images_bytes: int
+    image_long_side_px: Spread | None
+    image_short_side_px: Spread | None
+    images_per_example: Spread | None
+    answer_chars: Spread | None
+    labels: Labels
+
+
+class Tally:
+    """Counts answers and images per example."""
+
+    def __init__(self) -> None:
+        self._answer_chars = array("L")
+        self._images_per_example = array("L")
+        self._labels: Counter[str] = Counter()
+        self._num_short = 0
+
+    def add(self, draft: Draft, num_images: int) -> None:
+        """Count one good row."""
+        self._images_per_example.append(num_images)
+        for turn in draft.turns:
+            if turn.answers and turn.weight:
+                self._count_answer(turn.text.strip())
+
+    def statistics(
+        self, *, long_sides_px: Sequence[int], short_sides_px: Sequence[int], images_bytes: int
+    ) -> Statistics:
+        """Return the figures, with those of the images."""
+        top = [Label(answer=answer, count=count) for answer, count in self._labels.most_common(_SHOWN_LABELS)]
+        return Statistics(
+            num_images=len(long_sides_px),
+            images_bytes=images_bytes,
+            image_long_side_px=spread(long_sides_px),
+            image_short_side_px=spread(short_sides_px),
+            images_per_example=spread(self._images_per_example),
+            answer_chars=spread(self._answer_chars),
+            labels=Labels(top=top, num_distinct=len(self._labels), num_short_answers=self._num_short),
+        )
+
+    def _count_answer(self, answer: str) -> None:
+        self._answer_chars.append(len(answer))
+        if len(answer) > _LABEL_CHARS:
+            return
+        self._num_short += 1
+        if answer in self._labels or len(self._labels) < _MAX_LABELS:
+            self._labels[answer] += 1
+
+
+def spread(values: Sequence[int]) -> Spread | None:
+    """Return smallest, middle (the lower of two) and largest; `None` of nothing."""
+    if not values:
+        return None
+    ordered = sorted(values)
+    return Spread(min=ordered[0], median=ordered[(len(ordered) - 1) // 2], max=ordered[-1])

@@ -1,0 +1,75 @@
+import io
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from ingest.container import Container, sniff
+from ingest.limits import Limits
+from ingest.report import Report
+from ingest.validate import validate
+
+
+class Make:
+    """Makes uploads, good and bad, in memory."""
+
+    @staticmethod
+    def image(
+        number: int = 0, *, size: tuple[int, int] = (16, 12), mode: str = "RGB", kind: str = "PNG", **save: Any
+    ) -> bytes:
+        colour = (number % 256, number // 256 % 256, 77)
+        image = Image.new("1", size) if mode == "1" else Image.new("RGB", size, colour).convert(mode)
+        buffer = io.BytesIO()
+        image.save(buffer, kind, **save)
+        return buffer.getvalue()
+
+    @staticmethod
+    def zip(files: dict[str, bytes]) -> bytes:
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, data in files.items():
+                archive.writestr(name, data)
+        return buffer.getvalue()
+
+    @staticmethod
+    def lines(rows: list[Any]) -> bytes:
+        return b"".join((row if isinstance(row, bytes) else json.dumps(row).encode()) + b"\n" for row in rows)
+
+    @staticmethod
+    def rows(count: int) -> list[Any]:
+        return [{"image": f"images/{i}.png", "question": "Which?", "answer": str(i)} for i in range(count)]
+
+    @classmethod
+    def good_zip(
+        cls, count: int = 20, *, rows: list[Any] | None = None, files: dict[str, bytes] | None = None
+    ) -> bytes:
+        """Return a zip of good rows and images; `rows` come after the good ones, `files` beside theirs."""
+        content = {f"images/{i}.png": cls.image(i) for i in range(count)} | (files or {})
+        return cls.zip(content | {"train.jsonl": cls.lines(cls.rows(count) + (rows or []))})
+
+
+@pytest.fixture(scope="session")
+def make() -> type[Make]:
+    return Make
+
+
+@pytest.fixture
+def check(tmp_path: Path) -> Callable[..., Report]:
+    """Return a function that writes an upload, sniffs it and validates it."""
+
+    def run(
+        data: bytes, *, out: str = "out", seed: int = 0, container: Container | None = None, **limits: Any
+    ) -> Report:
+        path, folder = tmp_path / f"{out}.upload", tmp_path / out
+        path.write_bytes(data)
+        folder.mkdir()
+        bounds = Limits(**limits)
+        with path.open("rb") as stream:
+            kind = container or sniff(stream, "upload.jsonl", limits=bounds)
+        return validate(path, kind, folder, seed=seed, limits=bounds)
+
+    return run

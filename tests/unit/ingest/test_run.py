@@ -1,0 +1,117 @@
+"""Validation as a real child process, spoken to through its pipe."""
+
+import io
+import json
+import os
+import resource
+import subprocess
+import sys
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from core.errors import FailureCode
+from core.events import Failure, Hello, PhaseChanged, Progress, Result, Stopped, parse
+from ingest.report import Report
+from ingest.run import ADDRESS_SPACE_BYTES
+from vlm.conversation import read_examples
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Return a function that validates bytes in a child and returns its exit status, events and standard error."""
+
+    def start(data, *, stop=False, on_event=lambda _child, _event: None, **spec):
+        upload, staging = tmp_path / "upload", tmp_path / "staging"
+        upload.write_bytes(data)
+        staging.mkdir()
+        (tmp_path / "spec.json").write_text(json.dumps({"source": str(upload), "container": "zip"} | spec))
+        read_end, write_end = os.pipe()
+        command = [sys.executable, "-m", "ingest.run", "--spec", str(tmp_path / "spec.json"), "--staging", str(staging)]
+        child = subprocess.Popen(
+            [*command, "--events-fd", str(write_end)],
+            pass_fds=[write_end],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        os.close(write_end)
+        if stop:
+            child.stdin.write(b'{"type": "stop"}\n')
+            child.stdin.flush()
+        with os.fdopen(read_end, "rb") as events:
+            seen = []
+            for line in events:
+                seen.append(parse(line))
+                on_event(child, seen[-1])
+        _, errors = child.communicate(timeout=60)
+        return child.returncode, seen, errors.decode()
+
+    return start
+
+
+def test_a_good_set_ends_with_a_result_and_its_files_in_the_staging_folder(make, run, tmp_path):
+    status, events, errors = run(make.good_zip(20), seed=3)
+    assert (status, errors) == (0, "")
+    assert isinstance(events[0], Hello)
+    assert isinstance(events[1], PhaseChanged)
+    assert [(event.step, event.total_steps) for event in events if isinstance(event, Progress)][-1] == (20, 20)
+    result = events[-1]
+    assert isinstance(result, Result)
+    report = Report.model_validate_json((tmp_path / "staging/report.json").read_bytes())
+    assert result.data == {
+        "num_examples": 20,
+        "num_issues": 0,
+        "num_errors": 0,
+        "digest": report.digest,
+        "splits": {"train": 18, "validation": 2},
+        "num_images": 20,
+        "images_bytes": sum(path.stat().st_size for path in (tmp_path / "staging/images").iterdir()),
+    }
+    assert len(read_examples(tmp_path / "staging")) == 20
+
+
+def test_a_faulty_set_ends_with_a_bad_data_failure_and_a_report(make, run, tmp_path):
+    status, events, errors = run(make.good_zip(20, rows=[b'{"image"', {"image": "gone.png", "caption": "x"}]))
+    assert (status, errors) == (1, "")
+    failure = events[-1]
+    assert isinstance(failure, Failure)
+    assert failure.code is FailureCode.BAD_DATA
+    assert failure.detail.startswith('Row 21 of "train.jsonl": the line is not JSON:')
+    assert failure.detail.endswith("And 1 more error.")
+    assert "report" in failure.remedy
+    assert not failure.retryable
+    report = Report.model_validate_json((tmp_path / "staging/report.json").read_bytes())
+    assert [issue.row for issue in report.issues] == [21, 22]
+
+
+def test_a_child_that_is_told_to_stop_stops_and_writes_no_report(make, run, tmp_path):
+    status, events, _ = run(make.good_zip(20, rows=make.rows(20) * 500), stop=True)
+    assert status == 0
+    assert isinstance(events[-1], Stopped)
+    assert not (tmp_path / "staging/report.json").exists()
+
+
+def test_a_parquet_file_is_read_within_the_bound_on_memory(make, run):
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"image": [make.image(i) for i in range(20)], "caption": ["A square."] * 20}), sink)
+    status, events, errors = run(sink.getvalue(), container="parquet")
+    assert (status, errors) == (0, "")
+    assert events[-1].data["num_examples"] == 20
+
+
+def test_limits_of_the_spec_are_kept(make, run):
+    status, events, _ = run(make.good_zip(20), limits={"max_rows": 5})
+    assert status == 1
+    assert "more than 5 rows" in events[-1].detail
+
+
+def test_the_child_bounds_its_own_memory(make, run):
+    limits = []
+
+    def look(child, event):
+        if isinstance(event, PhaseChanged):
+            limits.append(resource.prlimit(child.pid, resource.RLIMIT_AS)[0])
+
+    status, _, _ = run(make.good_zip(20, rows=make.rows(20) * 200), on_event=look)
+    assert (status, limits) == (0, [ADDRESS_SPACE_BYTES])
