@@ -1,0 +1,82 @@
+import threading
+
+import pytest
+
+from core.child import StopRequested
+from core.errors import FailureCode, WorkFailed
+from training import checks
+from training.checks import Limits
+
+
+@pytest.fixture
+def check(load, encoder_of):
+    base = load()
+
+    def check(*rows, context_tokens=None, check_stop=lambda: None):
+        limits = Limits.of(base)
+        if context_tokens is not None:
+            limits = Limits(context_tokens=context_tokens, reserved=limits.reserved)
+        return checks.check(rows, encoder_of(base), limits, check_stop=check_stop)
+
+    return check
+
+
+def refused(check, *rows, **limits):
+    with pytest.raises(WorkFailed) as failure:
+        check(*rows, **limits)
+    assert failure.value.code is FailureCode.BAD_DATA
+    assert failure.value.remedy
+    return failure.value.detail
+
+
+def test_the_limit_is_the_text_models_context(load):
+    assert Limits.of(load()).context_tokens == 1024
+
+
+def test_a_row_longer_than_the_context_is_refused_and_not_cut(check, album):
+    short, long = album.question("a?", "b"), album.question("a" * 60, "b", images=2, row=7)
+    size = check(long).longest_tokens
+    assert check(short, long, context_tokens=size).longest_tokens == size
+    detail = refused(check, short, long, context_tokens=size - 1)
+    assert detail.startswith(f"Row 7 has {size} tokens, 14 of them for its images; the base model takes at most")
+
+
+def test_a_row_without_an_answer_that_counts_is_refused(check, album):
+    row = album.example(("user", "a"), ("assistant", "wrong", 0), row=3)
+    assert refused(check, row).startswith("Row 3 has nothing to learn")
+
+
+@pytest.mark.parametrize("token", ["<image>", "<end_of_utterance>", "<fake_token_around_image>", "<row_1_col_1>"])
+def test_text_that_holds_a_reserved_token_is_refused(check, album, token):
+    assert token in refused(check, album.question(f"what is {token}?", "b", row=4))
+
+
+def test_a_row_with_more_images_than_places_is_refused(check, album):
+    row = album.question("a?", "b", images=1, row=5).model_copy(update={"images": ()})
+    assert refused(check, row) == "Row 5 has 0 images and 1 places for them."
+
+
+def test_totals_add_up_over_all_rows(check, album):
+    one, two = album.question("a?", "b", images=1), album.question("c?", "defg", images=2)
+    alone, both = [check(one), check(two)], check(one, two)
+    assert both.tokens == sum(each.tokens for each in alone)
+    assert both.labelled_tokens == sum(each.labelled_tokens for each in alone)
+    assert (both.num_images, both.image_tokens_per_image) == (3, 7)
+    assert both.supervised_ratio == both.labelled_tokens / both.tokens
+    assert "7 tokens per image" in both.sentence(context_tokens=1024)
+
+
+def test_totals_without_images_have_no_tokens_per_image(check, album):
+    assert check(album.question("a?", "b")).image_tokens_per_image == 0
+
+
+def test_measuring_stops_when_asked_to(check, album):
+    asked = threading.Event()
+    asked.set()
+
+    def check_stop():
+        if asked.is_set():
+            raise StopRequested
+
+    with pytest.raises(StopRequested):
+        check(album.question("a?", "b"), check_stop=check_stop)

@@ -1,0 +1,148 @@
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from core.errors import FailureCode, WorkFailed
+from training import adapter, export, pipeline
+from training.export import ADAPTER_FOLDER, CONFIG_FILE, WEIGHTS_FILE
+from training.spec import Method
+
+FILES = {
+    "README.md",
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "chat_template.jinja",
+    "processor_config.json",
+    "provenance.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+}
+
+
+@pytest.fixture
+def published(album, spec, run):
+    """Return the folder of a small run's adapter."""
+
+    def published(**asked):
+        album.colours(8, 2)
+        child_run = run()
+        quick = {"max_steps": 3, "batch_size": 4, "learning_rate": 0.01}
+        pipeline.fine_tune(spec(hyperparameters=quick, adapter_name="colours", **asked), child_run.child)
+        return child_run.child.staging / ADAPTER_FOLDER
+
+    return published
+
+
+def test_the_folder_is_pefts_layout_with_the_processor(published):
+    folder = published()
+    assert {path.name for path in folder.iterdir()} == FILES
+    config = json.loads((folder / CONFIG_FILE).read_text())
+    assert config["base_model_name_or_path"] == "tiny"
+    assert config["target_modules"] == sorted(Method().target_modules)
+    assert "vision_model" in config["exclude_modules"]
+    assert config["inference_mode"]
+
+
+def test_only_the_text_models_adapter_is_written(published):
+    names = list(load_file(published() / WEIGHTS_FILE))
+    assert len(names) == 2 * 2 * 7
+    assert all(".text_model." in name and ".lora_" in name for name in names)
+
+
+def test_the_processor_cuts_images_as_training_did(published):
+    folder = published(image={"longest_edge": 96, "split": True})
+    cutter = json.loads((folder / "processor_config.json").read_text())["image_processor"]
+    assert (cutter["size"]["longest_edge"], cutter["do_image_splitting"]) == (96, True)
+
+
+def test_the_card_and_the_provenance_tell_where_it_came_from(published):
+    folder = published(seed=5)
+    card, origin = (folder / "README.md").read_text(), json.loads((folder / "provenance.json").read_text())
+    assert origin["seed"] == 5
+    assert origin["settings"]["hyperparameters"]["total_steps"] == 3
+    assert origin["metrics"]["eval_loss"] > 0
+    assert card.startswith("---\nlibrary_name: peft\nbase_model: tiny\n")
+    for told in ("# colours", "| data set digest | d1 |", origin["base_model"]["revision"], "| eval_loss |", "trl 1."):
+        assert told in card
+    assert str(folder.parent.parent) not in card + json.dumps(origin)
+
+
+LOAD = """
+import json, sys, torch
+from peft import PeftModel
+from transformers import AutoModelForImageTextToText, AutoProcessor
+base_folder, adapter_folder = sys.argv[1:]
+base = AutoModelForImageTextToText.from_pretrained(base_folder).eval()
+ids = AutoProcessor.from_pretrained(adapter_folder).tokenizer("User: hi", return_tensors="pt").input_ids
+with torch.no_grad():
+    before = base(input_ids=ids).logits
+    after = PeftModel.from_pretrained(base, adapter_folder).eval()(input_ids=ids).logits
+print(json.dumps(float((after - before).abs().max())))
+"""
+
+
+def test_plain_peft_loads_it_in_a_fresh_process_and_it_changes_the_answers(published, models_dir):
+    (base,) = models_dir.glob("tiny-*[0-9]")
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, str(base), str(published())], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) > 1e-3
+
+
+@pytest.fixture
+def written(load, tmp_path):
+    """Return an untrained adapter's model and folder."""
+    base = load()
+    model = adapter.wrap(base, Method(), name="base")
+    model.save_pretrained(str(tmp_path / "adapter"), save_embedding_layers=False)
+    return base, model, tmp_path / "adapter"
+
+
+def verify(written):
+    base, model, folder = written
+    return export.verify(folder, model, family=base.family, method=Method())
+
+
+def spoil(written, change):
+    path = written[2] / WEIGHTS_FILE
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path)
+
+
+def test_an_untrained_adapter_is_recognized_as_changing_nothing(written):
+    assert verify(written).is_noop
+    assert verify(written).num_tensors == 28
+
+
+def test_one_update_that_is_not_zero_changes_something(written):
+    spoil(written, lambda tensors: next(t for name, t in tensors.items() if "lora_B" in name)[0].fill_(1e-6))
+    assert not verify(written).is_noop
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensors: tensors.pop(next(iter(tensors))),
+        lambda tensors: tensors.update({"extra": torch.zeros(1)}),
+        lambda tensors: tensors.update({next(iter(tensors)): torch.zeros(1)}),
+    ],
+    ids=["missing", "extra", "misshapen"],
+)
+def test_a_file_that_does_not_hold_what_the_method_implies_is_refused(written, change):
+    spoil(written, change)
+    with pytest.raises(WorkFailed) as failure:
+        verify(written)
+    assert failure.value.code is FailureCode.INTERNAL
+
+
+def test_a_weight_that_is_not_finite_is_refused(written):
+    spoil(written, lambda tensors: next(iter(tensors.values()))[0].fill_(torch.nan))
+    with pytest.raises(WorkFailed) as failure:
+        verify(written)
+    assert failure.value.code is FailureCode.DIVERGED

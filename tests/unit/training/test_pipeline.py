@@ -1,0 +1,235 @@
+"""Whole runs on `tiny`, in this process."""
+
+import hashlib
+import math
+
+import pytest
+
+from core.child import StopRequested
+from core.errors import FailureCode, WorkFailed
+from core.events import Phase
+from training import export, pipeline, trainer
+from training.export import ADAPTER_FOLDER, WEIGHTS_FILE
+from training.loss import Score
+
+QUICK = {"precision": "fp32", "max_steps": 4, "batch_size": 4, "micro_batch_size": 2, "learning_rate": 5e-3}
+
+
+def phases(run):
+    return [event.phase for event in run.events if event.type == "phase"]
+
+
+def losses(run):
+    return [metric["loss"] for metric in run.metrics if "loss" in metric]
+
+
+def digest(run):
+    return hashlib.sha256((run.child.staging / ADAPTER_FOLDER / WEIGHTS_FILE).read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("method", [{"type": "qlora"}, {"type": "qlora", "quantization": "int8"}, {"type": "lora"}])
+def test_the_loss_goes_down_over_thirty_steps(album, spec, run, method):
+    album.colours(8)
+    asked = QUICK | {"max_steps": 30}
+    child_run = run()
+    result = pipeline.fine_tune(spec(method=method, hyperparameters=asked), child_run.child)
+    found = losses(child_run)
+    assert len(found) == 30
+    assert found[-1] < found[0] - 1  # of the 1.3 nats that the frozen head of `tiny` allows
+    assert result["metrics"]["loss"] == found[-1]
+    assert result["metrics"]["trained_examples"] == 120
+
+
+def test_a_run_tells_its_phases_its_settings_and_its_result(album, spec, run):
+    album.colours(8, 3)
+    child_run = run()
+    result = pipeline.fine_tune(spec(hyperparameters=QUICK, seed=7), child_run.child)
+    assert phases(child_run) == [
+        Phase.LOADING,
+        Phase.PREPARING,
+        Phase.TRAINING,
+        Phase.EVALUATING,
+        Phase.TRAINING,
+        Phase.EVALUATING,
+        Phase.PUBLISHING,
+    ]
+    (resolved,) = [event for event in child_run.events if event.type == "resolved"]
+    assert resolved.settings["hyperparameters"]["batch_size"] == 4
+    assert resolved.settings["method"]["quantization"] == "nf4"
+    assert resolved.settings["data"]["image_tokens_per_image"] == 7
+    assert resolved.provenance["dataset_digest"] == "d1"
+    assert resolved.provenance["seed"] == 7
+    assert resolved.provenance["base_model"]["revision"] == result["base_revision"]
+    assert resolved.provenance["versions"]["trl"]
+    assert any("7 tokens per image" in event.message for event in child_run.events if event.type == "log")
+    assert result["peak_memory_bytes"] > 0
+    assert 0 < result["supervised_tokens_ratio"] < 1
+
+
+def test_validation_runs_after_each_epoch_and_once_at_the_end(album, spec, run):
+    album.colours(8, 3)
+    child_run = run()
+    result = pipeline.fine_tune(spec(hyperparameters=QUICK | {"max_steps": 5}), child_run.child)
+    scored = [metric for metric in child_run.metrics if "eval_loss" in metric]
+    assert [metric["step"] for metric in scored] == [2, 4, 5]
+    assert [metric["epoch"] for metric in scored] == [1.0, 2.0, 2.5]
+    assert all(0 <= metric["eval_token_accuracy"] <= 1 for metric in scored)
+    assert result["metrics"]["eval_loss"] == scored[-1]["eval_loss"]
+
+
+def test_without_a_validation_split_there_are_no_validation_metrics(album, spec, run):
+    album.colours(8)
+    child_run = run()
+    result = pipeline.fine_tune(spec(hyperparameters=QUICK), child_run.child)
+    assert Phase.EVALUATING not in phases(child_run)
+    assert "eval_loss" not in result["metrics"]
+
+
+def test_the_same_seed_makes_the_same_adapter_byte_for_byte(album, spec, run):
+    album.colours(8, 3)
+    asked = spec(method={"dropout": 0.2}, hyperparameters=QUICK, seed=3)
+    one, other = run("one"), run("other")
+    for child_run in (one, other):
+        pipeline.fine_tune(asked, child_run.child)
+    assert losses(one) == losses(other)
+    assert digest(one) == digest(other)
+
+
+def test_another_seed_makes_another_adapter(album, spec, run):
+    album.colours(8)
+    one, other = run("one"), run("other")
+    pipeline.fine_tune(spec(hyperparameters=QUICK, seed=1), one.child)
+    pipeline.fine_tune(spec(hyperparameters=QUICK, seed=2), other.child)
+    assert digest(one) != digest(other)
+
+
+def test_validating_does_not_change_what_is_learned(album, spec, run):
+    album.colours(8, 3)
+    with_validation, without = run("with"), run("without")
+    pipeline.fine_tune(spec(hyperparameters=QUICK), with_validation.child)
+    album.colours(8)
+    pipeline.fine_tune(spec(hyperparameters=QUICK), without.child)
+    assert digest(with_validation) == digest(without)
+
+
+def test_checkpointing_gradients_does_not_change_what_is_learned(album, spec, run):
+    album.colours(8)
+    plain, checkpointed = run("plain"), run("checkpointed")
+    pipeline.fine_tune(spec(hyperparameters=QUICK), plain.child)
+    pipeline.fine_tune(spec(hyperparameters=QUICK | {"gradient_checkpointing": True}), checkpointed.child)
+    assert losses(plain) == pytest.approx(losses(checkpointed), rel=1e-5)
+
+
+def test_a_stop_ends_the_training_within_a_step_and_publishes_nothing(album, spec, run):
+    album.colours(8)
+    child_run = run()
+    child_run.child.events.emit = stop_after(child_run, step=2)
+    with pytest.raises(StopRequested):
+        pipeline.fine_tune(spec(hyperparameters=QUICK | {"max_steps": 50}), child_run.child)
+    assert child_run.metrics[-1]["step"] == 2
+    assert not (child_run.child.staging / ADAPTER_FOLDER).exists()
+
+
+def stop_after(child_run, *, step):
+    """Return an `emit` that sets the stop flag when this step's metric passes, as a supervisor would."""
+    emit = child_run.child.events.emit
+
+    def emit_and_stop(event):
+        emit(event)
+        if event.type == "metric" and event.data["step"] == step:
+            child_run.child.stop.set()
+
+    return emit_and_stop
+
+
+def test_a_loss_that_is_no_number_ends_the_run_as_diverged(album, spec, run, monkeypatch):
+    album.colours(8)
+    monkeypatch.setattr(trainer, "score", broken_score)
+    child_run = run()
+    with pytest.raises(WorkFailed) as failure:
+        pipeline.fine_tune(spec(hyperparameters=QUICK), child_run.child)
+    assert failure.value.code is FailureCode.DIVERGED
+    assert losses(child_run) == [None]
+
+
+def broken_score(model, batch):
+    parameter = next(p for p in model.parameters() if p.requires_grad)
+    return Score(loss_sum=parameter.sum() * math.nan, num_correct=0, num_tokens=1)
+
+
+def test_an_adapter_of_numbers_that_are_not_finite_is_not_published(album, spec, run, monkeypatch):
+    album.colours(8)
+    write = export.write
+
+    def write_spoiled(model, folder, **rest):
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data.fill_(math.inf)
+                break
+        write(model, folder, **rest)
+
+    monkeypatch.setattr(export, "write", write_spoiled)
+    with pytest.raises(WorkFailed) as failure:
+        pipeline.fine_tune(spec(hyperparameters=QUICK), run().child)
+    assert failure.value.code is FailureCode.DIVERGED
+
+
+def warnings_of(run):
+    return [event.message for event in run.events if event.type == "log" and event.level == "warning"]
+
+
+def test_an_adapter_that_changes_nothing_comes_with_a_warning(album, spec, run):
+    album.colours(4)
+    idle, busy = run("idle"), run("busy")
+    pipeline.fine_tune(spec(hyperparameters=QUICK | {"learning_rate": 1e-60}), idle.child)
+    pipeline.fine_tune(spec(hyperparameters=QUICK), busy.child)
+    assert "changes nothing" in warnings_of(idle)[0]
+    assert warnings_of(busy) == []
+
+
+def test_a_data_set_without_training_rows_is_refused(album, spec, run):
+    album.colours(0, 3)
+    with pytest.raises(WorkFailed) as failure:
+        pipeline.fine_tune(spec(), run().child)
+    assert failure.value.code is FailureCode.BAD_DATA
+
+
+def test_a_row_too_long_for_the_context_is_refused_before_training(album, spec, run):
+    album.write(album.question("a?", "b"), album.question("x" * 1100, "b", row=2))
+    child_run = run()
+    with pytest.raises(WorkFailed, match="Row 2 has 1,1"):
+        pipeline.fine_tune(spec(hyperparameters=QUICK), child_run.child)
+    assert Phase.TRAINING not in phases(child_run)
+
+
+def test_a_picture_that_is_gone_is_a_storage_failure(album, spec, run):
+    album.colours(4)
+    for picture in (album.folder / "images").iterdir():
+        picture.unlink()
+    with pytest.raises(WorkFailed) as failure:
+        pipeline.fine_tune(spec(hyperparameters=QUICK), run().child)
+    assert failure.value.code is FailureCode.STORAGE
+    assert failure.value.retryable
+
+
+def test_bf16_trains_on_the_cpu_too(album, spec, run):
+    album.colours(8)
+    child_run = run()
+    pipeline.fine_tune(spec(hyperparameters=QUICK | {"precision": "bf16", "max_steps": 10}), child_run.child)
+    assert losses(child_run)[-1] < losses(child_run)[0]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"optimizer": "adamw_8bit"},
+        {"lr_scheduler": "cosine", "warmup_ratio": 0.2},
+        {"lr_scheduler": "constant_with_warmup", "warmup_ratio": 0.2},
+        {"lr_scheduler": "constant", "weight_decay": 0.1},
+    ],
+)
+def test_every_optimizer_and_schedule_learns(album, spec, run, asked):
+    album.colours(8)
+    child_run = run()
+    pipeline.fine_tune(spec(hyperparameters=QUICK | {"max_steps": 10} | asked), child_run.child)
+    assert losses(child_run)[-1] < losses(child_run)[0]

@@ -1,0 +1,108 @@
+"""The callback alone, driven as transformers drives it: hooks get (arguments, state, control) and keywords."""
+
+import math
+
+import pytest
+from transformers import TrainerControl, TrainerState
+
+from core.errors import FailureCode, WorkFailed
+from training import settings
+from training.progress import Progress, Rate
+from training.spec import Hyperparameters
+
+
+class Clock:
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def progress(run, clock):
+    child_run = run()
+    schedule = settings.resolve(
+        Hyperparameters(epochs=2, batch_size=4), num_examples=10, longest_tokens=9, precision="fp32", on_gpu=False
+    )
+    progress = Progress(child_run.child, schedule, None, clock=clock)
+    progress.on_train_begin()
+    progress.run = child_run
+    return progress
+
+
+def step(progress, number, **logs):
+    control = TrainerControl()
+    progress.on_step_end(None, TrainerState(global_step=number), control)
+    progress.on_log(None, None, control, logs={"loss": 1.5, "learning_rate": 1e-4, "grad_norm": 0.5} | logs)
+    return control
+
+
+def test_each_step_tells_where_it_is_how_fast_and_how_long_still(progress, clock):
+    for number in (1, 2, 3):
+        clock.now += 2
+        step(progress, number)
+    assert progress.run.metrics[-1] == {
+        "step": 3,
+        "total_steps": 6,
+        "epoch": 1.0,
+        "loss": 1.5,
+        "learning_rate": 1e-4,
+        "grad_norm": 0.5,
+        "examples_per_s": pytest.approx(10 / 6),  # the third step of an epoch of ten holds two rows
+        "eta_s": pytest.approx(6.0),
+    }
+
+
+def test_the_summary_at_the_end_of_training_is_not_a_step(progress):
+    progress.on_log(None, None, TrainerControl(), logs={"train_loss": 1.0, "train_runtime": 3.0})
+    assert progress.run.metrics == []
+
+
+def test_a_gradient_norm_that_is_not_finite_is_told_as_null(progress, clock):
+    clock.now += 1
+    step(progress, 1, grad_norm=math.inf)
+    assert progress.run.metrics[0]["grad_norm"] is None
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_is_told_and_ends_the_run(progress, clock, loss):
+    clock.now += 1
+    with pytest.raises(WorkFailed) as failure:
+        step(progress, 1, loss=loss)
+    assert failure.value.code is FailureCode.DIVERGED
+    assert "learning_rate (now 0.0002)" in failure.value.remedy
+    assert progress.run.metrics[0]["loss"] is None
+
+
+def test_a_step_goes_on_until_somebody_asks_to_stop(progress, clock):
+    clock.now += 1
+    assert not step(progress, 1).should_training_stop
+    progress.run.child.stop.set()
+    assert step(progress, 2).should_training_stop
+
+
+def test_a_long_step_stops_between_its_micro_batches(progress):
+    control = TrainerControl()
+    progress.on_substep_end(None, TrainerState(), control)
+    assert not control.should_training_stop
+    progress.run.child.stop.set()
+    progress.on_substep_end(None, TrainerState(), control)
+    assert control.should_training_stop
+
+
+def test_time_outside_of_training_does_not_slow_the_rate(clock):
+    rate = Rate(clock)
+    assert rate.per_s is None
+    clock.now += 2
+    rate.add(8)
+    clock.now += 60
+    rate.restart()
+    clock.now += 2
+    rate.add(8)
+    assert rate.per_s == 4

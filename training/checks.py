@@ -1,0 +1,138 @@
+"""What must hold for every example before the first step: it fits the context, and there is something to learn."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from core.errors import FailureCode, WorkFailed
+from training.encoding import Encoder, Measure
+from vlm.conversation import Example, ImagePart
+from vlm.loading import LoadedBase
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Totals:
+    """The sizes of all examples of a split."""
+
+    num_examples: int
+    tokens: int
+    longest_tokens: int
+    labelled_tokens: int
+    num_images: int
+    image_tokens: int
+
+    @property
+    def supervised_ratio(self) -> float:
+        """Return the share of all tokens that carry loss."""
+        return self.labelled_tokens / self.tokens
+
+    @property
+    def image_tokens_per_image(self) -> float:
+        """Return the mean over all images, structural tokens included; 0 without images."""
+        return self.image_tokens / self.num_images if self.num_images else 0.0
+
+    def document(self) -> dict[str, Any]:
+        """Return the totals as JSON."""
+        return asdict(self) | {
+            "supervised_ratio": self.supervised_ratio,
+            "image_tokens_per_image": self.image_tokens_per_image,
+        }
+
+    def sentence(self, *, context_tokens: int) -> str:
+        """Return the totals in words."""
+        return (
+            f"{self.num_examples:,} examples, {self.tokens:,} tokens; the longest has {self.longest_tokens:,} of the "
+            f"{context_tokens:,} that fit; {self.image_tokens_per_image:,.0f} tokens per image; "
+            f"{self.supervised_ratio:.1%} of all tokens are learned."
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a base model allows.
+
+    Attributes:
+        context_tokens: The longest sequence that it takes.
+        reserved: Tokens that the processor writes and no text may hold.
+    """
+
+    context_tokens: int
+    reserved: frozenset[str]
+
+    @classmethod
+    def of(cls, base: LoadedBase) -> "Limits":
+        """Return the limits of a loaded base."""
+        family = base.family
+        return cls(
+            context_tokens=base.model.config.get_text_config().max_position_embeddings,
+            reserved=frozenset({family.image_token, family.end_token, *family.structural_tokens}),
+        )
+
+
+def check(
+    examples: Sequence[Example],
+    encoder: Encoder,
+    limits: Limits,
+    *,
+    check_stop: Callable[[], None],
+) -> Totals:
+    """Measure every example and refuse those that training would have to cut or could not learn from.
+
+    Args:
+        examples: The split; at least one.
+        encoder: Of the base model.
+        limits: Of the base model.
+        check_stop: Raises when the work must stop.
+
+    Raises:
+        WorkFailed: `bad_data`, naming the row, what is wrong with it, and what to do.
+    """
+    measures = []
+    for example in examples:
+        check_stop()
+        _check_text(example, limits.reserved)
+        measure = encoder.measure(example)
+        _check_size(example, measure, limits.context_tokens)
+        measures.append(measure)
+    return Totals(
+        num_examples=len(measures),
+        tokens=sum(m.tokens for m in measures),
+        longest_tokens=max(m.tokens for m in measures),
+        labelled_tokens=sum(m.labelled_tokens for m in measures),
+        num_images=sum(len(example.images) for example in examples),
+        image_tokens=sum(m.image_tokens for m in measures),
+    )
+
+
+def _check_text(example: Example, reserved: frozenset[str]) -> None:
+    text = "\n".join(message.text for message in example.messages)
+    for token in sorted(reserved):
+        if token in text:
+            raise WorkFailed(
+                FailureCode.BAD_DATA,
+                f'Row {example.row} holds the text "{token}", which the base model reserves for itself.',
+                remedy="Remove it from the text; the place of an image is a content part of type image.",
+            )
+    places = sum(isinstance(part, ImagePart) for message in example.messages for part in message.content)
+    if places != len(example.images):
+        raise WorkFailed(
+            FailureCode.BAD_DATA,
+            f"Row {example.row} has {len(example.images)} images and {places} places for them.",
+            remedy="Give one content part of type image for each image of the row.",
+        )
+
+
+def _check_size(example: Example, measure: Measure, context_tokens: int) -> None:
+    if measure.tokens > context_tokens:
+        raise WorkFailed(
+            FailureCode.BAD_DATA,
+            f"Row {example.row} has {measure.tokens:,} tokens, {measure.image_tokens:,} of them for its images; "
+            f"the base model takes at most {context_tokens:,}. Nothing is ever cut, so nothing was trained.",
+            remedy="Shorten or split the row, or lower image.longest_edge or set image.split to false.",
+        )
+    if measure.labelled_tokens == 0:
+        raise WorkFailed(
+            FailureCode.BAD_DATA,
+            f"Row {example.row} has nothing to learn: no answer of the assistant with a weight of 1.",
+            remedy="Give the row an assistant message with text, or leave the row out.",
+        )

@@ -1,0 +1,51 @@
+"""Examples of one micro-batch as tensors: padded on the right, any number of images per row.
+
+Suffixes of tensor names: b rows, t tiles, h and w pixels.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from training import labels
+from training.encoding import Encoded, Encoder
+from vlm.conversation import Example
+
+
+class Collator:
+    """Encodes and pads; `Trainer` calls it with rows of `{"example": index}`."""
+
+    def __init__(self, examples: Sequence[Example], encoder: Encoder, *, pad_token_id: int) -> None:
+        self._examples = examples
+        self._encoder = encoder
+        self._pad_token_id = pad_token_id
+
+    def __call__(self, rows: Sequence[dict[str, int]]) -> dict[str, torch.Tensor]:
+        """Return the batch of these examples."""
+        return pad([self._encoder.encode(self._examples[row["example"]]) for row in rows], self._pad_token_id)
+
+
+def pad(rows: Sequence[Encoded], pad_token_id: int) -> dict[str, torch.Tensor]:
+    """Return rows of unequal length as one batch.
+
+    A missing tile is all zero with an all-zero mask; the models drop such tiles. Without any image in the batch
+    there is no `pixel_values` at all.
+    """
+    longest = max(len(row.input_ids) for row in rows)
+    fill = [longest - len(row.input_ids) for row in rows]
+    batch = {
+        "input_ids": torch.tensor([r.input_ids + [pad_token_id] * n for r, n in zip(rows, fill, strict=True)]),
+        "attention_mask": torch.tensor([[1] * len(r.input_ids) + [0] * n for r, n in zip(rows, fill, strict=True)]),
+        "labels": torch.tensor([r.labels + [labels.IGNORED] * n for r, n in zip(rows, fill, strict=True)]),
+    }
+    pixels = [row.pixel_values for row in rows if row.pixel_values is not None]
+    if pixels:
+        tiles, shape = max(len(p) for p in pixels), pixels[0].shape[1:]
+        values_bt3hw = torch.zeros(len(rows), tiles, *shape)
+        mask_bthw = torch.zeros(len(rows), tiles, *shape[1:], dtype=torch.long)
+        for index, row in enumerate(rows):
+            if row.pixel_values is not None and row.pixel_mask is not None:
+                values_bt3hw[index, : len(row.pixel_values)] = row.pixel_values
+                mask_bthw[index, : len(row.pixel_mask)] = row.pixel_mask
+        batch |= {"pixel_values": values_bt3hw, "pixel_attention_mask": mask_bthw}
+    return batch

@@ -1,0 +1,46 @@
+"""What the machine can do: the precision to compute in, the memory in use, and its name in words."""
+
+import platform
+import resource
+from typing import Literal
+
+import torch
+
+from core.events import Emitter
+from training.settings import Precision
+from vlm.loading import preferred_dtype
+
+DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def has_gpu() -> bool:
+    """Tell whether this process sees a GPU."""
+    return torch.cuda.is_available()
+
+
+def choose_precision(asked: Precision | Literal["auto"], events: Emitter) -> Precision:
+    """Return what to compute in: what was asked, or what the hardware really does (`vlm.loading`).
+
+    fp16 needs a GPU's gradient scaler; on a CPU it becomes fp32, with a warning that the user sees.
+    """
+    if asked == "auto":
+        best = preferred_dtype()
+        return next(precision for precision, dtype in DTYPES.items() if dtype == best)
+    if asked == "fp16" and not has_gpu():
+        events.log("hyperparameters.precision fp16 needs a GPU; this run computes in fp32.", level="warning")
+        return "fp32"
+    return asked
+
+
+def describe() -> str:
+    """Return the hardware in words."""
+    if has_gpu():
+        return f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"
+    return f"CPU {platform.machine()}, {torch.get_num_threads()} threads"
+
+
+def peak_memory_bytes() -> int:
+    """Return the most memory this process held: on the GPU if there is one, else resident on the host."""
+    if has_gpu():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts KiB

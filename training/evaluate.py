@@ -1,0 +1,66 @@
+"""Validation: mean loss and accuracy over the labelled tokens of all examples, each token with equal weight."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from training import device
+from training.collator import Collator
+from training.loss import score
+from training.settings import Precision
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """What the validation split scored.
+
+    Attributes:
+        loss: Nats per labelled token.
+        token_accuracy: Share of labelled tokens that were the most likely one, given the true ones before them.
+        num_tokens: Labelled tokens.
+    """
+
+    loss: float
+    token_accuracy: float
+    num_tokens: int
+
+    def document(self) -> dict[str, float]:
+        """Return the metrics under their public names."""
+        return {"eval_loss": self.loss, "eval_token_accuracy": self.token_accuracy}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluator:
+    """The validation split, and how to run over it."""
+
+    collator: Collator
+    num_examples: int
+    batch_size: int
+    precision: Precision
+
+    def run(self, model: Any, *, check_stop: Callable[[], None]) -> Evaluation:
+        """Return the scores; leaves the model in the mode it was in, and draws no random numbers."""
+        was_training = model.training
+        model.eval()
+        try:
+            return self._run(model, check_stop)
+        finally:
+            model.train(was_training)
+
+    def _run(self, model: Any, check_stop: Callable[[], None]) -> Evaluation:
+        place = next(model.parameters()).device
+        loss, correct, tokens = 0.0, 0, 0
+        for start in range(0, self.num_examples, self.batch_size):
+            check_stop()
+            rows = range(start, min(start + self.batch_size, self.num_examples))
+            batch = self.collator([{"example": row} for row in rows])
+            on_device = {name: tensor.to(place) for name, tensor in batch.items()}
+            autocast = torch.autocast(place.type, device.DTYPES[self.precision], enabled=self.precision != "fp32")
+            with torch.no_grad(), autocast:
+                scored = score(model, on_device)
+            loss += float(scored.loss_sum)
+            correct += scored.num_correct
+            tokens += scored.num_tokens
+        return Evaluation(loss=loss / tokens, token_accuracy=correct / tokens, num_tokens=tokens)

@@ -1,0 +1,89 @@
+"""The adapter as a folder that plain PEFT loads, written, read back and compared with what it must hold."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from core.errors import FailureCode, WorkFailed
+from training.card import Card
+from training.spec import Method
+from vlm.family import Family
+
+ADAPTER_FOLDER = "adapter"
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+CARD_FILE = "README.md"
+PROVENANCE_FILE = "provenance.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verified:
+    """What the written adapter holds.
+
+    Attributes:
+        is_noop: Every `lora_B` is zero, so the adapter changes nothing.
+    """
+
+    num_tensors: int
+    is_noop: bool
+
+
+def write(model: Any, folder: Path, *, processor: Any, card: Card, provenance: dict[str, Any]) -> None:
+    """Write the PEFT layout, the processor with its image settings, the model card, and the provenance."""
+    model.save_pretrained(str(folder), save_embedding_layers=False)
+    _sort_config(folder / CONFIG_FILE)
+    processor.save_pretrained(str(folder))
+    (folder / CARD_FILE).write_text(card.render(), encoding="utf-8")
+    (folder / PROVENANCE_FILE).write_text(_json(provenance), encoding="utf-8")
+
+
+def verify(folder: Path, model: Any, *, family: Family, method: Method) -> Verified:
+    """Read the written adapter back and compare it with what the model and the method imply.
+
+    Raises:
+        WorkFailed: `diverged` when a weight is not finite; `internal` when tensors are missing, extra or misshapen.
+    """
+    tensors = load_file(folder / WEIGHTS_FILE)
+    expected = _expected_shapes(model, family, method)
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if found != expected:
+        odd = sorted(found.items() ^ expected.items())
+        raise WorkFailed(
+            FailureCode.INTERNAL,
+            f"The adapter file does not hold what it must; the first difference is {odd[0][0]}.",
+            remedy="Report it with the job's id; the versions are in the job's provenance.",
+        )
+    broken = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
+    if broken:
+        raise WorkFailed(
+            FailureCode.DIVERGED,
+            f"{len(broken)} of {len(tensors)} tensors of the adapter hold numbers that are not finite.",
+            remedy="Lower hyperparameters.learning_rate.",
+        )
+    updates = [tensor for name, tensor in tensors.items() if ".lora_B." in name]
+    return Verified(num_tensors=len(tensors), is_noop=not any(bool(tensor.any()) for tensor in updates))
+
+
+def _expected_shapes(model: Any, family: Family, method: Method) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, module in model.get_base_model().named_modules():
+        if family.is_text_module(name) and name.rsplit(".", 1)[-1] in method.target_modules:
+            prefix = f"base_model.model.{name}"
+            shapes[f"{prefix}.lora_A.weight"] = (method.r, module.in_features)
+            shapes[f"{prefix}.lora_B.weight"] = (module.out_features, method.r)
+    return shapes
+
+
+def _sort_config(path: Path) -> None:
+    """PEFT writes the targets as a set, whose order changes from run to run."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["target_modules"] = sorted(config["target_modules"])
+    path.write_text(_json(config), encoding="utf-8")
+
+
+def _json(document: dict[str, Any]) -> str:
+    return json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"

@@ -1,0 +1,62 @@
+"""Pictures of a data set, and how the base model's processor cuts them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from core.errors import FailureCode, WorkFailed
+from training.spec import ImageOptions
+from vlm.conversation import IMAGES_FOLDER
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFolder:
+    """The pictures of one data set, named by the sha256 of their bytes."""
+
+    dataset_dir: Path
+
+    def open_rgb(self, sha256: str) -> Image.Image:
+        """Return the picture, decoded, in RGB."""
+        with self._open(sha256) as image:
+            return image.convert("RGB")
+
+    def size(self, sha256: str) -> tuple[int, int]:
+        """Return (height, width) in pixels; reads the header only."""
+        with self._open(sha256) as image:
+            return image.height, image.width
+
+    def _open(self, sha256: str) -> Image.Image:
+        try:
+            return Image.open(self.dataset_dir / IMAGES_FOLDER / sha256)
+        except OSError as error:
+            raise WorkFailed(
+                FailureCode.STORAGE,
+                f"Image {sha256} of the data set cannot be read.",
+                remedy="Retry the job; if it fails again, upload the data set anew.",
+                retryable=True,
+            ) from error
+
+
+def apply(options: ImageOptions, processor: Any) -> None:
+    """Set the image options on the base model's processor; unset ones keep what the base came with.
+
+    The processor is saved with the adapter, so that serving cuts images exactly as training did.
+    """
+    cutter = processor.image_processor
+    if options.longest_edge is not None:
+        cutter.size = type(cutter.size)(longest_edge=options.longest_edge)
+    if options.split is not None:
+        cutter.do_image_splitting = options.split
+
+
+def document(processor: Any) -> dict[str, Any]:
+    """Return the image settings in force as JSON."""
+    cutter = processor.image_processor
+    return {
+        "longest_edge": cutter.size["longest_edge"],
+        "split": cutter.do_image_splitting,
+        "tile_px": cutter.max_image_size["longest_edge"],
+        "image_tokens_per_tile": processor.image_seq_len,
+    }

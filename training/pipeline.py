@@ -1,0 +1,198 @@
+"""A fine-tuning run as numbered steps: load, prepare, train, evaluate, publish.
+
+The loss is in `loss.py`, the label mask in `labels.py`, the loop in `trainer.py`, what `auto` means in `settings.py`.
+"""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import set_seed
+
+from core.child import Child
+from core.errors import FailureCode, WorkFailed
+from core.events import Phase, PhaseChanged, Resolved
+from training import adapter, checks, device, export, images, provenance, settings, trainer
+from training.card import Card
+from training.collator import Collator
+from training.encoding import Encoder
+from training.evaluate import Evaluator
+from training.images import ImageFolder
+from training.progress import Progress
+from training.settings import Precision, Schedule
+from training.spec import TrainingSpec
+from vlm import catalog, loading
+from vlm.conversation import Example, read_examples
+from vlm.digest import chat_template_digest, processor_digest
+from vlm.loading import LoadedBase
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """The base model and the examples, in memory.
+
+    Attributes:
+        name: What the base is called outside of this machine: its Hub id if it has one.
+        licence: Of its weights; `other` when we do not know.
+    """
+
+    name: str
+    licence: str
+    base: LoadedBase
+    precision: Precision
+    train: list[Example]
+    validation: list[Example]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """All that was settled before the first step."""
+
+    model: Any
+    encoder: Encoder
+    totals: checks.Totals
+    schedule: Schedule
+    settings: dict[str, Any]
+    provenance: dict[str, Any]
+
+
+def fine_tune(spec: TrainingSpec, child: Child) -> dict[str, Any]:
+    """Make an adapter in the child's staging folder and return the data of the result event.
+
+    Raises:
+        WorkFailed: The data, the base model or the numbers do not allow it.
+        StopRequested: The supervisor asked to stop.
+    """
+    began = time.perf_counter()
+    set_seed(spec.seed)
+    loaded = _load(spec, child)  # 1
+    prepared = _prepare(spec, child, loaded)  # 2
+    progress = _train(spec, child, loaded, prepared)  # 3
+    child.check_stop()
+    progress.validate(prepared.model)  # 4
+    metrics = _publish(spec, child, loaded, prepared, progress)  # 5
+    return {
+        "metrics": metrics,
+        "peak_memory_bytes": device.peak_memory_bytes(),
+        "duration_s": time.perf_counter() - began,
+        "base_revision": loaded.base.revision,
+        "supervised_tokens_ratio": prepared.totals.supervised_ratio,
+    }
+
+
+def _load(spec: TrainingSpec, child: Child) -> Loaded:
+    """Step 1: read the examples and load the base, in the precision that the device allows."""
+    child.events.emit(PhaseChanged(phase=Phase.LOADING))
+    train, validation = (read_examples(spec.dataset_dir, split=split) for split in ("train", "validation"))
+    if not train:
+        raise WorkFailed(
+            FailureCode.BAD_DATA,
+            "The data set has no row to train on.",
+            remedy='Give it rows of the split "train".',
+        )
+    precision = device.choose_precision(spec.hyperparameters.precision, child.events)
+    resolved = loading.resolve(spec.base_model, models_dir=spec.models_dir)
+    quantization = spec.method.resolved_quantization
+    base = loading.load(resolved, quantization=quantization, dtype=device.DTYPES[precision])
+    images.apply(spec.image, base.processor)
+    child.check_stop()
+    entry = catalog.find(resolved.id)
+    return Loaded(
+        name=(entry and entry.hub_id) or resolved.id,
+        licence=entry.licence if entry else "other",
+        base=base,
+        precision=precision,
+        train=train,
+        validation=validation,
+    )
+
+
+def _prepare(spec: TrainingSpec, child: Child, loaded: Loaded) -> Prepared:
+    """Step 2: count every token, refuse what would have to be cut, settle the schedule, wrap the base, and say so."""
+    child.events.emit(PhaseChanged(phase=Phase.PREPARING))
+    base = loaded.base
+    encoder = Encoder(base.processor, base.family, ImageFolder(spec.dataset_dir))
+    limits = checks.Limits.of(base)
+    totals = checks.check(loaded.train, encoder, limits, check_stop=child.check_stop)
+    if loaded.validation:
+        checks.check(loaded.validation, encoder, limits, check_stop=child.check_stop)
+    schedule = settings.resolve(
+        spec.hyperparameters,
+        num_examples=len(loaded.train),
+        longest_tokens=totals.longest_tokens,
+        precision=loaded.precision,
+        on_gpu=device.has_gpu(),
+    )
+    model = adapter.wrap(base, spec.method, name=loaded.name)
+    settled = {
+        "hyperparameters": schedule.document(),
+        "method": adapter.document(spec.method, model),
+        "image": images.document(base.processor),
+        "data": totals.document(),
+    }
+    origin = provenance.collect(
+        spec,
+        base_model={"id": spec.base_model, "name": loaded.name, "revision": base.revision},
+        processor_digest=processor_digest(base.processor),
+        chat_template_digest=chat_template_digest(base.processor),
+        device=device.describe(),
+    )
+    child.events.emit(Resolved(settings=settled, provenance=origin))
+    child.events.log(totals.sentence(context_tokens=limits.context_tokens))
+    child.events.log(schedule.sentence())
+    return Prepared(model=model, encoder=encoder, totals=totals, schedule=schedule, settings=settled, provenance=origin)
+
+
+def _train(spec: TrainingSpec, child: Child, loaded: Loaded, prepared: Prepared) -> Progress:
+    """Step 3: run the loop; it emits metrics, and validates after each epoch but the last."""
+    child.events.emit(PhaseChanged(phase=Phase.TRAINING))
+    schedule, pad_token_id = prepared.schedule, loaded.base.processor.tokenizer.pad_token_id
+    evaluator = None
+    if loaded.validation:
+        evaluator = Evaluator(
+            collator=Collator(loaded.validation, prepared.encoder, pad_token_id=pad_token_id),
+            num_examples=len(loaded.validation),
+            batch_size=schedule.micro_batch_size,
+            precision=schedule.precision,
+        )
+    progress = Progress(child, schedule, evaluator)
+    loop = trainer.build(
+        prepared.model,
+        processor=loaded.base.processor,
+        collator=Collator(loaded.train, prepared.encoder, pad_token_id=pad_token_id),
+        schedule=schedule,
+        seed=spec.seed,
+        callbacks=[progress],
+        output_dir=child.staging,
+    )
+    loop.train()
+    return progress
+
+
+def _publish(
+    spec: TrainingSpec, child: Child, loaded: Loaded, prepared: Prepared, progress: Progress
+) -> dict[str, float | int | None]:
+    """Step 5: write the adapter, read it back, and return the final metrics."""
+    child.events.emit(PhaseChanged(phase=Phase.PUBLISHING))
+    metrics: dict[str, float | int | None] = {
+        "loss": progress.loss,
+        **(progress.evaluation.document() if progress.evaluation else {}),
+        "trained_steps": progress.step,
+        "trained_examples": prepared.schedule.num_trained(progress.step),
+    }
+    card = Card(
+        name=spec.adapter_name,
+        base_model=loaded.name,
+        revision=loaded.base.revision,
+        licence=loaded.licence,
+        metrics=metrics,
+        settings=prepared.settings,
+        provenance=prepared.provenance,
+    )
+    folder = child.staging / export.ADAPTER_FOLDER
+    origin = prepared.provenance | {"settings": prepared.settings, "metrics": metrics}
+    export.write(prepared.model, folder, processor=loaded.base.processor, card=card, provenance=origin)
+    verified = export.verify(folder, prepared.model, family=loaded.base.family, method=spec.method)
+    if verified.is_noop:
+        child.events.log("The adapter changes nothing: every update is zero. Train longer or faster.", level="warning")
+    return metrics

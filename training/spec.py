@@ -1,0 +1,94 @@
+"""What a job may ask of training, and what `auto` means. Torch-free: the API reads it for its rules.
+
+Ranges are checked here, once; the worker and the child get a spec that holds.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Auto = Literal["auto"]
+Quantization = Literal["nf4", "fp4", "int8", "none"]
+
+LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+class _Options(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Method(_Options):
+    """How the adapter is made: LoRA on the text model, over a base that may be quantized (QLoRA)."""
+
+    type: Literal["qlora", "lora"] = "qlora"
+    quantization: Quantization | None = Field(None, description="default: nf4 for qlora, none for lora")
+    r: int = Field(8, ge=1, le=256, description="rank of the update")
+    alpha: float | None = Field(None, gt=0, le=1024, description="scale of the update; default: twice the rank")
+    dropout: float = Field(0.0, ge=0, lt=1)
+    target_modules: tuple[Literal[LORA_TARGETS], ...] = Field(LORA_TARGETS, min_length=1)  # type: ignore[valid-type]
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.type == "lora" and self.quantization not in (None, "none"):
+            raise ValueError('type "lora" keeps the base as it is; use type "qlora" with a quantization.')
+        if self.type == "qlora" and self.quantization == "none":
+            raise ValueError('type "qlora" needs a quantized base; use type "lora" for quantization "none".')
+        return self
+
+    @property
+    def resolved_quantization(self) -> Quantization:
+        """Return the quantization of the base."""
+        return self.quantization or ("nf4" if self.type == "qlora" else "none")
+
+    @property
+    def resolved_alpha(self) -> float:
+        """Return LoRA's alpha."""
+        return self.alpha if self.alpha is not None else 2.0 * self.r
+
+
+class Hyperparameters(_Options):
+    """The schedule. Each is a value or `"auto"`; the resolved values come back on the job."""
+
+    epochs: Annotated[float, Field(gt=0, le=1000)] | Auto = "auto"
+    max_steps: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    learning_rate: Annotated[float, Field(gt=0, le=1)] | Auto = "auto"
+    batch_size: Annotated[int, Field(ge=1, le=4096)] | Auto = "auto"
+    micro_batch_size: Annotated[int, Field(ge=1, le=512)] | Auto = "auto"
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] | Auto = "auto"
+    weight_decay: Annotated[float, Field(ge=0, le=1)] | Auto = "auto"
+    max_grad_norm: Annotated[float, Field(gt=0, le=1000)] | Auto = "auto"
+    lr_scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup", "auto"] = "auto"
+    optimizer: Literal["adamw", "adamw_8bit", "auto"] = "auto"
+    gradient_checkpointing: bool | Auto = "auto"
+    precision: Literal["fp32", "bf16", "fp16", "auto"] = "auto"
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.max_steps is not None and self.epochs != "auto":
+            raise ValueError("give epochs or max_steps, not both.")
+        batch, micro = self.batch_size, self.micro_batch_size
+        if isinstance(batch, int) and isinstance(micro, int) and batch % micro:
+            raise ValueError(f"batch_size ({batch}) must be a multiple of micro_batch_size ({micro}).")
+        return self
+
+
+class ImageOptions(_Options):
+    """How pictures are cut before the model sees them; unset values keep the base model's own."""
+
+    longest_edge: int | None = Field(None, ge=32, le=4096, description="pixels; larger pictures are scaled down to it")
+    split: bool | None = Field(None, description="cut large pictures into tiles (more image tokens, finer detail)")
+
+
+class TrainingSpec(_Options):
+    """Everything that one run needs, resolved to local folders; the child process gets exactly this."""
+
+    base_model: str
+    models_dir: Path
+    dataset_dir: Path = Field(description="holds records.parquet and images/<sha256>")
+    dataset_digest: str
+    seed: int = Field(0, ge=0, le=2**31 - 1)
+    method: Method = Method()
+    hyperparameters: Hyperparameters = Hyperparameters()
+    image: ImageOptions = ImageOptions()
+    adapter_name: str = Field("adapter", description="for the model card")
