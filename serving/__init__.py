@@ -1,0 +1,1 @@
+"""Generation: one base, many adapters, in a process of its own that sees no rows."""

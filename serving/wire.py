@@ -1,0 +1,111 @@
+"""What `POST /generate` takes and answers: the internal contract between the API and serving."""
+
+from enum import StrEnum
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from vlm.conversation import ImagePart, Message
+
+MAX_IMAGES = 32
+MAX_MESSAGES = 256
+
+
+class FinishReason(StrEnum):
+    """Why a text ended."""
+
+    STOP = "stop"  # the model said that it is done, or a stop string came
+    LENGTH = "length"  # `max_tokens` were generated
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class AdapterRef(_Strict):
+    """A published adapter: the prefix of its objects in storage, and the digest of its manifest."""
+
+    key: str = Field(pattern=r"^[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*$", max_length=256)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class Sampling(_Strict):
+    """How tokens are chosen; greedy unless a temperature is set."""
+
+    max_tokens: int = Field(128, ge=1, le=2048)
+    temperature: float = Field(0.0, ge=0, le=2, allow_inf_nan=False)
+    top_p: float = Field(1.0, gt=0, le=1)
+    seed: int | None = Field(None, ge=0, lt=2**63)
+    stop: tuple[Annotated[str, Field(min_length=1, max_length=64)], ...] = Field((), max_length=4)
+
+
+class GenerateRequest(_Strict):
+    """One prompt for one base, with an adapter or without."""
+
+    base: str = Field(min_length=1, max_length=512)
+    adapter: AdapterRef | None = None
+    messages: tuple[Message, ...] = Field(min_length=1, max_length=MAX_MESSAGES)
+    images: tuple[str, ...] = Field((), max_length=MAX_IMAGES, description="data: URLs, in order of the image parts")
+    sampling: Sampling = Sampling()
+    stream: bool = Field(default=False, description="answer application/x-ndjson: deltas, then the whole answer")
+
+    @model_validator(mode="after")
+    def _every_image_has_a_place(self) -> Self:
+        places = sum(isinstance(part, ImagePart) for message in self.messages for part in message.content)
+        if places != len(self.images):
+            raise ValueError(f"messages have {places} image parts, but images holds {len(self.images)}.")
+        return self
+
+
+class Usage(BaseModel):
+    """Tokens of one request; the image tokens are part of the prompt tokens."""
+
+    prompt_tokens: int
+    image_tokens: int
+    completion_tokens: int
+
+
+class Timings(BaseModel):
+    """Where the seconds went. What a batch shares, each of its rows reports whole."""
+
+    queue_s: float
+    load_s: float
+    prefill_s: float
+    generate_s: float
+
+
+class Generated(BaseModel):
+    """The answer, and exactly which weights gave it."""
+
+    text: str
+    finish_reason: FinishReason
+    usage: Usage
+    timings: Timings
+    base_revision: str | None
+    adapter_sha256: str | None
+
+
+class Delta(BaseModel):
+    """A piece of a streamed answer's text."""
+
+    delta: str
+
+
+class EngineState(StrEnum):
+    """What the owner thread does."""
+
+    IDLE = "idle"  # no base is loaded yet
+    LOADING = "loading"  # a base or an adapter is being loaded
+    READY = "ready"  # at least one base is loaded
+    DEAD = "dead"  # the thread ended; nothing is answered any more
+
+
+class Health(BaseModel):
+    """What `/healthz` says; `down` comes with status 503."""
+
+    status: Literal["up", "down"]
+    engine: EngineState
+    bases: tuple[str, ...]
+    adapters: tuple[str, ...]
+    waiting: int
+    running: int
