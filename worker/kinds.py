@@ -1,0 +1,48 @@
+"""What differs between the kinds of leased work, behind one interface."""
+
+from pathlib import Path
+from typing import Any, Protocol
+
+from sqlmodel import Session
+
+from core.db import Database
+from core.layout import Layout
+from core.storage import Storage
+from models.leases import Claim
+from worker.supervisor import Recorder
+
+
+class Apply(Protocol):
+    """The rows that a success or a failure writes, in the same transaction as the end of the work."""
+
+    def __call__(self, session: Session) -> None:
+        """Write them."""
+
+
+class WorkKind(Recorder, Protocol):
+    """One kind of work: load -> (child) -> publish -> apply. No session is open while anything is fetched or stored."""
+
+    module: str
+
+    def prepare(self, claim: Claim, staging: Path) -> dict[str, Any]:
+        """Load the rows, bring the files into place, and return the child's spec."""
+
+    def publish(self, claim: Claim, staging: Path, result: dict[str, Any]) -> Apply:
+        """Store what the child made and return the rows to write. Raises `WorkFailed`."""
+
+    def salvage(self, claim: Claim, staging: Path) -> Apply:
+        """Store what is worth keeping of a failure (a report, say) and return the rows to write."""
+
+
+class Rooms:
+    """What every kind needs: the database, the object store, the data directory."""
+
+    def __init__(self, database: Database, storage: Storage, layout: Layout) -> None:
+        self.database = database
+        self.storage = storage
+        self.layout = layout
+
+
+def nothing(session: Session) -> None:
+    """Write no further row."""
+    del session

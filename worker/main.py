@@ -1,0 +1,75 @@
+"""`python -m worker.main --queue gpu`: one worker. It never imports torch; its children do.
+
+Celery's tasks only ring a bell inside this process (`--pool solo`); the slot claims from SQL and supervises children.
+So a message costs a millisecond, remote control always answers, and work goes on while the broker is away.
+"""
+
+import argparse
+import signal
+import sys
+
+from celery.signals import worker_shutting_down
+
+from core import logs
+from core.process import die_with_parent
+from core.queue import LOOK_TASK, SWEEP_TASK, Queue
+from core.settings import settings
+from worker.app import app
+from worker.service import Service
+
+log = logs.get_logger(__name__)
+
+
+def main() -> None:
+    """Run until SIGTERM; then give running work back and leave."""
+    die_with_parent()
+    arguments = _parse_arguments()
+    logs.configure(settings().log_format, part=f"worker-{arguments.queue}")
+    service = Service(Queue(arguments.queue), settings(), beat=arguments.beat)
+    _register(service)
+    worker_shutting_down.connect(lambda **_: service.slot.stop(), weak=False)  # at the signal, not when Celery is done
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until Celery's own handler is there
+    try:
+        service.start()
+        log.info("worker up", queue=arguments.queue, beat=arguments.beat)
+        app.worker_main(
+            [
+                "--quiet",
+                "worker",
+                "--pool=solo",
+                f"--queues={arguments.queue}",
+                f"--hostname={arguments.queue}@%h",
+                "--loglevel=WARNING",
+                "--without-mingle",
+                "--without-gossip",
+                "--without-heartbeat",  # it would wait for a hung broker, and so would the exit
+            ]
+        )
+    finally:
+        service.stop()
+        log.info("worker down", queue=arguments.queue)
+
+
+def _register(service: Service) -> None:
+    """Give Celery the two messages that there are."""
+
+    def look(work_id: str) -> None:
+        log.debug("doorbell", work_id=work_id)
+        service.slot.bell.set()
+
+    def sweep() -> None:
+        service.sweep()
+
+    app.task(look, name=LOOK_TASK)
+    app.task(sweep, name=SWEEP_TASK)
+
+
+def _parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Run one Lensmith worker.")
+    parser.add_argument("--queue", choices=[queue.value for queue in Queue], required=True)
+    parser.add_argument("--beat", action="store_true", help="send the periodic sweep as well (one worker does)")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

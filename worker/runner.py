@@ -1,0 +1,166 @@
+"""One slot of a worker: claim, run to the end, write the end; again.
+
+The thread of a slot lives as long as the worker, because its children die with the thread that started them.
+"""
+
+import shutil
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from core.db import DATABASE_AWAY, Database
+from core.errors import FailureCode, WorkFailed
+from core.events import Failure, Phase
+from core.logs import get_logger
+from core.queue import Queue
+from core.settings import Settings
+from models import leases
+from models.leases import Claim
+from models.states import Kind, WorkState
+from worker.child import ChildProcess, Stopping
+from worker.kinds import Apply, WorkKind, nothing
+from worker.lease import Lease
+from worker.supervisor import Ended, Failed, Fenced, Outcome, Succeeded, supervise
+
+PATIENCE_S = 1.0
+
+T = TypeVar("T")
+
+log = get_logger(__name__)
+
+
+class LeaseLost(Exception):
+    """The lease ended before its end could be written."""
+
+
+class Slot(threading.Thread):
+    """Runs one piece of work at a time, woken by the doorbell or by its own look into SQL every few seconds."""
+
+    def __init__(
+        self, queue: Queue, *, worker_id: str, database: Database, settings: Settings, kinds: Mapping[Kind, WorkKind]
+    ) -> None:
+        super().__init__(name=f"slot-{queue}", daemon=True)
+        self.bell = threading.Event()
+        self.shutdown = threading.Event()
+        self._queue = queue
+        self._worker_id = worker_id
+        self._database = database
+        self._settings = settings
+        self._kinds = kinds
+
+    def stop(self) -> None:
+        """Stop after the present work was given back; `join` waits for it."""
+        self.shutdown.set()
+        self.bell.set()
+
+    def run(self) -> None:
+        """Loop until stopped. Nothing that one piece of work does ends the slot."""
+        while not self.shutdown.is_set():
+            self.bell.clear()
+            try:
+                claim = self._claim()
+                if claim is not None:
+                    self._run(claim)
+                    continue
+            except DATABASE_AWAY as error:
+                log.warning("the database is away", error=str(error))
+            except Exception:  # the edge of the thread: its lease runs out, and the sweep takes the work back
+                log.exception("slot broke")
+            self.bell.wait(self._settings.poll_s)
+
+    def _claim(self) -> Claim | None:
+        with self._database.write() as session:
+            return leases.claim(session, self._queue, worker_id=self._worker_id, lease_s=self._settings.lease_s)
+
+    def _run(self, claim: Claim) -> None:
+        log.info("work started", work_id=claim.work_id, kind=claim.kind, attempt=claim.attempt)
+        staging = self._settings.layout.staging(claim.work_id, claim.fence)
+        lease = Lease(self._database, claim, lease_s=self._settings.lease_s, heartbeat_s=self._settings.heartbeat_s)
+        try:
+            with lease:
+                ended = self._attempt(lease, staging)
+        except LeaseLost:
+            ended = "fenced"
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+        log.info("work ended", work_id=claim.work_id, outcome=ended)
+
+    def _attempt(self, lease: Lease, staging: Path) -> str:
+        kind = self._kinds[lease.claim.kind]
+        try:
+            staging.mkdir(parents=True)
+            return self._end(kind, lease, staging, self._supervise(kind, lease, staging))
+        except WorkFailed as failed:
+            failure = Failure(code=failed.code, detail=failed.detail, remedy=failed.remedy, retryable=failed.retryable)
+        except LeaseLost:
+            raise
+        except Exception as error:  # a slot outlives the work that breaks it
+            log.exception("work broke", work_id=lease.claim.work_id)
+            failure = Failure(
+                code=FailureCode.STORAGE if isinstance(error, OSError) else FailureCode.INTERNAL,
+                detail=f"{type(error).__name__}: {error}"[:2000],
+                remedy="The worker's log has the details; make it again when the cause is gone.",
+                retryable=True,
+            )
+        return self._finish(lease, WorkState.FAILED, nothing, failure)
+
+    def _supervise(self, kind: WorkKind, lease: Lease, staging: Path) -> Outcome:
+        spec = kind.prepare(lease.claim, staging)
+        stopping = Stopping(ask_s=self._settings.stop_ask_s, term_s=self._settings.stop_term_s)
+        with ChildProcess(kind.module, spec=spec, staging=staging) as process:
+            return supervise(
+                process, lease, database=self._database, recorder=kind, stopping=stopping, shutdown=self.shutdown
+            )
+
+    def _end(self, kind: WorkKind, lease: Lease, staging: Path, outcome: Outcome) -> str:
+        match outcome:
+            case Succeeded(data=data):
+                if not self._patiently(lease, lambda: self._set_phase(lease.claim, Phase.PUBLISHING)):
+                    raise LeaseLost
+                return self._finish(lease, WorkState.SUCCEEDED, kind.publish(lease.claim, staging, data))
+            case Failed(failure=failure):
+                return self._finish(lease, WorkState.FAILED, kind.salvage(lease.claim, staging), failure)
+            case Ended():
+                return self._patiently(lease, lambda: self._give_back(lease.claim))
+            case Fenced():
+                raise LeaseLost
+
+    def _finish(self, lease: Lease, target: WorkState, apply: Apply, failure: Failure | None = None) -> str:
+        """Write the end and its rows in one transaction; a cancel that came first wins."""
+        document = None if failure is None else failure.model_dump(mode="json", exclude={"type"})
+
+        def write() -> bool:
+            with self._database.write() as session:
+                ended = leases.finish(session, lease.claim, target, failure=document)
+                if ended:
+                    apply(session)
+                return ended
+
+        if self._patiently(lease, write):
+            return target.value
+        return self._patiently(lease, lambda: self._give_back(lease.claim))
+
+    def _give_back(self, claim: Claim) -> str:
+        """End as cancelled when that was asked, else put the work back in its queue; it costs no attempt."""
+        for _ in range(2):  # a cancel may come between the two
+            with self._database.write() as session:
+                if leases.finish(session, claim, WorkState.CANCELLED):
+                    return WorkState.CANCELLED.value
+                if leases.give_back(session, claim, reason="the worker was told to stop."):
+                    return "given back"
+        raise LeaseLost
+
+    def _set_phase(self, claim: Claim, phase: Phase) -> bool:
+        with self._database.write() as session:
+            return leases.set_phase(session, claim, phase)
+
+    def _patiently(self, lease: Lease, call: Callable[[], T]) -> T:
+        """Try again while the database is away and the lease lasts: a run of hours hangs on this one write."""
+        while True:
+            try:
+                return call()
+            except DATABASE_AWAY as error:
+                log.warning("the database is away", work_id=lease.claim.work_id, error=str(error))
+                if lease.lost.wait(PATIENCE_S):
+                    raise LeaseLost from error

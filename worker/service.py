@@ -1,0 +1,114 @@
+"""What one worker process runs beside Celery: a slot, a heartbeat, sweeps, perhaps beat."""
+
+import os
+import platform
+import socket
+import threading
+import time
+from contextlib import suppress
+
+from celery.beat import EmbeddedService
+
+import core
+from core.db import DATABASE_AWAY, Database
+from core.ids import Prefix, new_id
+from core.logs import get_logger
+from core.queue import Doorbell, Queue
+from core.settings import Settings
+from core.storage import Storage
+from models import idempotency, leases
+from models import worker as workers
+from models.states import Kind
+from models.worker import Worker
+from worker.app import app
+from worker.kinds import Rooms
+from worker.runner import Slot
+from worker.training import Training
+from worker.validation import Validation
+
+SILENT_S = 3600.0
+
+log = get_logger(__name__)
+
+
+class Service:
+    """The threads of one worker. `start` before Celery consumes, `stop` after it ended."""
+
+    def __init__(self, queue: Queue, settings: Settings, *, beat: bool) -> None:
+        settings.layout.make()
+        self._settings = settings
+        self._database = Database(settings.resolved_database_url)
+        rooms = Rooms(self._database, Storage.from_url(settings.resolved_storage_url), settings.layout)
+        self._row = _describe(queue)
+        self.slot = Slot(
+            queue,
+            worker_id=self._row.id,
+            database=self._database,
+            settings=settings,
+            kinds={Kind.VALIDATION: Validation(rooms), Kind.TRAINING: Training(rooms)},
+        )
+        self._left = threading.Event()
+        self._heart = threading.Thread(target=self._live, name="worker-heartbeat", daemon=True)
+        # Beat as a thread: a process of its own would outlive a worker that is killed.
+        self._periodic = EmbeddedService(app, thread=True, scheduler_cls="celery.beat:Scheduler") if beat else None
+
+    def start(self) -> None:
+        """Start the threads; they need no broker."""
+        self._heart.start()
+        self.slot.start()
+        if self._periodic is not None:
+            self._periodic.start()
+
+    def stop(self) -> None:
+        """Give running work back, then leave the table of workers."""
+        self.slot.stop()
+        if self._periodic is not None:
+            self._periodic.stop()
+        if self.slot.is_alive():
+            self.slot.join()
+        self._left.set()
+        if self._heart.is_alive():
+            self._heart.join()
+        self._database.close()
+
+    def sweep(self) -> None:
+        """Take back expired leases, ring once for every queue that has work waiting, forget what is old."""
+        with self._database.write() as session:
+            swept = leases.sweep(session, max_attempts=self._settings.max_attempts)
+            workers.forget_silent(session, silent_s=SILENT_S)
+            idempotency.forget_old(session)
+        if swept.expired:
+            log.warning("leases expired", work_ids=swept.expired)
+        doorbell = Doorbell(app)
+        for queue, work_id in {queue: work_id for work_id, queue in swept.waiting}.items():
+            doorbell.ring(queue, work_id)
+
+    def _live(self) -> None:
+        """Write that this worker lives, and sweep: beat needs a broker, this does not."""
+        swept_at = time.monotonic()
+        while True:
+            try:
+                with self._database.write() as session:
+                    workers.beat(session, self._row)
+                if time.monotonic() - swept_at >= self._settings.sweep_s:
+                    swept_at = time.monotonic()
+                    self.sweep()
+            except DATABASE_AWAY as error:
+                log.warning("worker heartbeat failed", error=str(error))
+            if self._left.wait(self._settings.heartbeat_s):
+                break
+        with suppress(*DATABASE_AWAY), self._database.write() as session:
+            workers.forget(session, self._row.id)
+
+
+def _describe(queue: Queue) -> Worker:
+    return Worker(
+        id=new_id(Prefix.WORKER),
+        queue=queue,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        version=core.VERSION,
+        capacity={"slots": 1, "cores": os.cpu_count(), "machine": platform.machine()},
+        started_at_s=0.0,
+        heartbeat_at_s=0.0,
+    )

@@ -1,0 +1,186 @@
+"""Supervising one child: its events go to SQL under the fence; a cancel, a stop or a lost lease ends it."""
+
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from sqlmodel import Session
+
+from core.db import DATABASE_AWAY, Database
+from core.errors import FailureCode
+from core.events import (
+    ChildEvent,
+    Failure,
+    Hello,
+    Log,
+    Metric,
+    PhaseChanged,
+    Progress,
+    Resolved,
+    Result,
+    Sample,
+    Stopped,
+)
+from core.logs import get_logger
+from models import event as event_rows
+from models import leases
+from models.event import Item
+from models.states import EventKind, WorkState
+from worker.child import ChildProcess, Stopping
+from worker.lease import Lease
+
+FLUSH_S = 0.4
+EXIT_S = 30.0
+
+log = get_logger(__name__)
+
+# How an exit that says nothing is explained. -9 is what the kernel's out-of-memory killer leaves.
+_SILENT_DEATHS = {
+    -9: Failure(
+        code=FailureCode.OUT_OF_MEMORY,
+        detail="The process was killed by the system (SIGKILL), most often for want of memory.",
+        remedy="Give the worker more memory; for a job, lower hyperparameters.micro_batch_size or image.longest_edge.",
+        retryable=True,
+    )
+}
+
+
+class Recorder(Protocol):
+    """Writes what an event means for the rows of one kind of work."""
+
+    def record(self, session: Session, work_id: str, event: ChildEvent) -> None:
+        """Write it; the caller holds the fence in the same transaction."""
+
+
+@dataclass(frozen=True, slots=True)
+class Succeeded:
+    """The child's result."""
+
+    data: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The child's failure."""
+
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The child stopped because somebody wanted it to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fenced:
+    """The lease is not ours any more: nothing may be written."""
+
+
+Outcome = Succeeded | Failed | Ended | Fenced
+
+
+@dataclass(slots=True)
+class Ending:
+    """The patience with a child that has said its last word and does not end."""
+
+    said_at: float | None = None
+    is_overdue: bool = False
+
+    def step(self, process: ChildProcess) -> None:
+        """Kill it when it is overdue; what it said still counts."""
+        if self.said_at is None:
+            self.said_at = time.monotonic()
+        if time.monotonic() - self.said_at > EXIT_S:
+            self.is_overdue = True
+            process.kill()
+
+
+def supervise(
+    process: ChildProcess,
+    lease: Lease,
+    *,
+    database: Database,
+    recorder: Recorder,
+    stopping: Stopping,
+    shutdown: threading.Event,
+) -> Outcome:
+    """Follow a child to its end and say how it ended.
+
+    A database that is away costs nothing as long as the lease lasts: what could not be written waits.
+    """
+    last: Result | Failure | Stopped | None = None
+    unwritten: list[ChildEvent] = []
+    ending = Ending()
+    for batch in process.batches(every_s=FLUSH_S):
+        unwritten += batch
+        if lease.lost.is_set() or not _write(database, lease, recorder, unwritten):
+            process.kill()
+            return Fenced()
+        last = next((e for e in reversed(batch) if isinstance(e, Result | Failure | Stopped)), last)
+        if shutdown.is_set() or lease.state is not WorkState.RUNNING:
+            stopping.step(process)
+        if last is not None:
+            ending.step(process)
+    while unwritten:  # said just before the end, while the database was away
+        if lease.lost.wait(FLUSH_S) or not _write(database, lease, recorder, unwritten):
+            return Fenced()
+    status = process.wait()
+    return _outcome(last, 0 if ending.is_overdue else status, wanted=stopping.asked_at is not None)
+
+
+def _outcome(last: Result | Failure | Stopped | None, status: int, *, wanted: bool) -> Outcome:
+    if isinstance(last, Result) and status == 0:
+        return Succeeded(last.data)
+    if wanted or isinstance(last, Stopped):
+        return Ended()
+    if isinstance(last, Failure):
+        return Failed(last)
+    silent = Failure(
+        code=FailureCode.INTERNAL,
+        detail=f"The process ended with status {status} and said nothing.",
+        remedy="The last lines of its output are in the log; make it again, and report it if it ends like this again.",
+        retryable=True,
+    )
+    return Failed(_SILENT_DEATHS.get(status, silent))
+
+
+def _write(database: Database, lease: Lease, recorder: Recorder, unwritten: list[ChildEvent]) -> bool:
+    """Write what waits in one transaction, and empty it; False: fenced. Nothing is lost while the database is away."""
+    if not unwritten:
+        return True
+    claim = lease.claim
+    items = [item for item in map(_item, unwritten) if item is not None]
+    try:
+        with database.write() as session:
+            state = event_rows.append(session, claim.work_id, items, fence=claim.fence)
+            if state is None:
+                session.rollback()
+                return False
+            for event in unwritten:
+                if isinstance(event, PhaseChanged):
+                    leases.set_phase(session, claim, event.phase)
+                recorder.record(session, claim.work_id, event)
+    except DATABASE_AWAY as error:
+        log.warning("events wait", work_id=claim.work_id, count=len(unwritten), error=str(error))
+        return True
+    lease.state = state
+    unwritten.clear()
+    return True
+
+
+def _item(event: ChildEvent) -> Item | None:
+    """Return how an event reads in the log; what has its own place (progress, result, failure) is not in it."""
+    match event:
+        case Log(level=level, message=message, data=data):
+            return Item(kind=EventKind.LOG, level=level, message=message, data=data)
+        case Metric(data=data):
+            return Item(kind=EventKind.METRIC, data=dict(data))
+        case Sample(data=data):
+            return Item(kind=EventKind.SAMPLE, data=data)
+        case PhaseChanged(phase=phase):
+            return Item(kind=EventKind.EVENT, level="info", message=f"Phase: {phase}.", data={"phase": phase})
+        case Resolved(settings=settings):
+            return Item(kind=EventKind.EVENT, level="info", message="Settings resolved.", data={"settings": settings})
+        case Hello() | Progress() | Result() | Failure() | Stopped():
+            return None

@@ -1,0 +1,127 @@
+"""Training: the child gets a folder with the data set and a spec; its adapter becomes objects and a ready row."""
+
+import hashlib
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from sqlmodel import Session
+
+from core.errors import FailureCode, WorkFailed
+from core.events import ChildEvent, Metric, Resolved
+from core.ids import Prefix, new_id
+from core.manifest import make_manifest
+from models import dataset as datasets
+from models import job as jobs
+from models.adapter import Adapter, adapter_prefix
+from models.dataset import Dataset, image_key
+from models.leases import Claim
+from models.states import AdapterState
+from training.spec import TrainingSpec
+from vlm.conversation import IMAGES_FOLDER, RECORDS_FILE, read_image_names
+from worker.kinds import Apply, Rooms, nothing
+
+_PROGRESS = ("step", "total_steps", "epoch", "examples_per_s", "eta_s")
+
+
+class Training:
+    """`training.run` as a kind of work."""
+
+    module = "training.run"
+
+    def __init__(self, rooms: Rooms) -> None:
+        self._rooms = rooms
+
+    def prepare(self, claim: Claim, staging: Path) -> dict[str, Any]:
+        """Bring the data set into the cache and write the spec."""
+        del staging  # nothing of the input is copied for one attempt
+        job, dataset = self._load(claim)
+        spec = TrainingSpec(
+            base_model=job.base_model,
+            models_dir=self._rooms.layout.models,
+            dataset_dir=self._unpack(dataset),
+            dataset_digest=job.dataset_digest,
+            seed=job.seed,
+            adapter_name=job.name,
+            **job.request,
+        )
+        return spec.model_dump(mode="json")
+
+    def publish(self, claim: Claim, staging: Path, result: dict[str, Any]) -> Apply:
+        """Store the adapter's files below the digest of their manifest."""
+        job, _ = self._load(claim)
+        folder = staging / "adapter"
+        manifest = make_manifest(folder)
+        prefix = adapter_prefix(claim.project, manifest.sha256)
+        for path in sorted(folder.iterdir()):
+            self._rooms.storage.put_file(f"{prefix}/{path.name}", path)
+        adapter = Adapter(
+            id=new_id(Prefix.ADAPTER),
+            project=claim.project,
+            job_id=job.id,
+            name=job.name,
+            state=AdapterState.READY,
+            base_model=job.base_model,
+            base_revision=result["base_revision"],
+            sha256=manifest.sha256,
+            size_bytes=sum(path.stat().st_size for path in folder.iterdir()),
+            metrics=result["metrics"],
+        )
+
+        def apply(session: Session) -> None:
+            session.add(adapter)
+            jobs.record(session, job.id, peak_memory_bytes=result["peak_memory_bytes"])
+
+        return apply
+
+    def salvage(self, claim: Claim, staging: Path) -> Apply:
+        """Keep nothing: a failed run has no adapter."""
+        del claim, staging
+        return nothing
+
+    def record(self, session: Session, work_id: str, event: ChildEvent) -> None:
+        """Write progress, the last figures, and the resolved settings."""
+        if isinstance(event, Resolved):
+            jobs.record(session, work_id, settings=event.settings, provenance=event.provenance)
+        elif isinstance(event, Metric):
+            jobs.merge_metrics(session, work_id, dict(event.data), progress_names=_PROGRESS)
+
+    def _load(self, claim: Claim) -> tuple[jobs.Job, Dataset]:
+        with self._rooms.database.read() as session:
+            found = jobs.get(session, claim.work_id, project=claim.project)
+            dataset = found and datasets.get(session, found[0].dataset_id, project=claim.project)
+        if found is None or dataset is None:
+            raise WorkFailed(
+                FailureCode.BAD_DATA, "The job's data set is gone.", remedy="Upload it and make a new job."
+            )
+        return found[0], dataset[0]
+
+    def _unpack(self, dataset: Dataset) -> Path:
+        """Return the cached folder of a data set, made whole under a temporary name before it gets its own."""
+        assert dataset.digest is not None
+        target = self._rooms.layout.datasets / dataset.digest
+        if target.exists():
+            return target
+        temporary = target.with_name(f"{dataset.digest}.{new_id(Prefix.REQUEST)}")
+        try:
+            self._fetch(dataset, temporary)
+            with suppress(OSError):  # another worker was faster; its folder holds the same bytes
+                temporary.rename(target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        return target
+
+    def _fetch(self, dataset: Dataset, folder: Path) -> None:
+        """Bring the table and every image that it names; an image must be what its name says."""
+        (folder / IMAGES_FOLDER).mkdir(parents=True)
+        self._rooms.storage.fetch(dataset.records_key, folder / RECORDS_FILE)
+        for sha256 in read_image_names(folder):
+            image = folder / IMAGES_FOLDER / sha256
+            self._rooms.storage.fetch(image_key(dataset.project, sha256), image)
+            if hashlib.sha256(image.read_bytes()).hexdigest() != sha256:
+                raise WorkFailed(
+                    FailureCode.STORAGE,
+                    f"The stored image {sha256} of data set {dataset.id} is damaged.",
+                    remedy="Upload the data set again; check the disk or the object store.",
+                )
