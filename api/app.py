@@ -1,0 +1,87 @@
+"""The API application."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Request, Response
+from sqlalchemy.exc import DataError
+
+import core
+from api import documents, health, metrics
+from api.adapters import routes as adapters
+from api.auth import Gate
+from api.base_models import routes as base_models
+from api.datasets import routes as datasets
+from api.infer import routes as infer
+from api.jobs import routes as jobs
+from api.services import Services
+from core.db import DATABASE_AWAY
+from core.errors import Invalid, Unavailable
+from core.http import HttpApp, ending_streams, install_problems, problem_response
+from core.logs import get_logger
+from core.settings import MIB, Settings
+
+DEFAULT_BODY_BYTES = MIB
+
+log = get_logger(__name__)
+
+DESCRIPTION = """\
+Fine-tunes small vision-language models with quantized LoRA and serves the adapters it made.
+
+1. `POST /datasets` takes pictures with questions and answers, and a worker checks every row.
+2. `POST /jobs` makes a job; `GET /jobs/{id}/logs` follows it live.
+3. `POST /infer` asks the adapter, or its base model, about a picture.
+
+Refusals are RFC 9457 problem documents; lists are newest first with a cursor; `Idempotency-Key` is honoured on every
+POST that makes something.
+"""
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Return the application over these settings."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.services = Services.of(settings)
+        async with ending_streams(app):
+            yield
+        await app.state.services.close()
+
+    app = HttpApp(
+        title="Lensmith",
+        version=core.VERSION,
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        max_body_size=DEFAULT_BODY_BYTES,
+        telemetry={"tracing": False},
+    )
+    app.add_middleware(Gate, settings=settings)
+    metrics.install_metrics(app)
+    install_problems(app)
+    for away in DATABASE_AWAY:
+        app.add_exception_handler(away, _on_database_away)
+    app.add_exception_handler(DataError, _on_refused_value)
+    documents.install_docs(app)
+    for router in (
+        datasets.make_router(settings),
+        jobs.router,
+        adapters.router,
+        infer.make_router(settings),
+        base_models.router,
+        health.router,
+        documents.router,
+    ):
+        app.include_router(router)
+    return app
+
+
+def _on_database_away(request: Request, error: Exception) -> Response:
+    log.warning("database away", path=request.url.path, error=str(error))
+    return problem_response(request, Unavailable("The database does not answer as it should; GET /readyz tells more."))
+
+
+def _on_refused_value(request: Request, error: Exception) -> Response:
+    log.warning("value refused by the database", path=request.url.path, error=str(error))
+    return problem_response(request, Invalid("A value of this request cannot be kept by the database."))

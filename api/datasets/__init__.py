@@ -1,0 +1,1 @@
+"""Data sets: upload, validation's outcome, the report."""

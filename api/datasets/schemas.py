@@ -1,0 +1,76 @@
+"""What a data set looks like on the wire."""
+
+from datetime import datetime
+
+from pydantic import BaseModel, Field
+
+from core.errors import FailureCode
+from models.dataset import Dataset
+from models.states import DatasetState, dataset_state
+from models.work import Work
+
+
+class DatasetFailure(BaseModel):
+    """Why a data set was refused; the report has every issue."""
+
+    code: FailureCode
+    detail: str
+    remedy: str
+    retryable: bool
+
+
+class DatasetProgress(BaseModel):
+    """How far the validation is, in rows."""
+
+    step: int
+    total_steps: int | None
+
+
+class DatasetRead(BaseModel):
+    """A data set as it stands."""
+
+    id: str
+    project: str
+    name: str
+    state: DatasetState
+    failure: DatasetFailure | None
+    filename: str
+    container: str
+    size_bytes: int = Field(description="of the file as it was uploaded")
+    sha256: str = Field(description="of the file as it was uploaded")
+    digest: str | None = Field(description="of the content, independent of how it was packed")
+    num_examples: int | None
+    num_images: int | None = Field(description="distinct images")
+    num_issues: int | None
+    splits: dict[str, int] | None
+    progress: DatasetProgress | None
+    created_at: datetime
+    finished_at: datetime | None
+
+
+def read_dataset(dataset: Dataset, work: Work) -> DatasetRead:
+    """Return a data set's rows as the API shows them."""
+    return DatasetRead(
+        **dataset.model_dump(include=_SAME_NAMES),
+        state=dataset_state(work.state),
+        failure=DatasetFailure.model_validate(work.failure) if work.failure else None,
+        size_bytes=dataset.upload_bytes,
+        sha256=dataset.upload_sha256,
+        progress=DatasetProgress.model_validate(dataset.progress) if dataset.progress else None,
+        finished_at=work.finished_at,
+    )
+
+
+_SAME_NAMES = {
+    "id",
+    "project",
+    "name",
+    "filename",
+    "container",
+    "digest",
+    "num_examples",
+    "num_images",
+    "num_issues",
+    "splits",
+    "created_at",
+}

@@ -1,0 +1,96 @@
+"""`Idempotency-Key`: the same key and body give the stored answer; the key is written with the row it protects."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import Header, Request
+from fastapi.responses import JSONResponse
+from sqlalchemy.exc import IntegrityError
+from sqlmodel import Session
+
+from api.services import Services
+from core.errors import Invalid
+from models import idempotency
+from models.idempotency import IdempotencyKey
+
+KeyHeader = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=255,
+        description="sent again with the same body, the first answer comes back and nothing is made twice (24 hours)",
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a request that makes something answers."""
+
+    status: int
+    body: dict[str, Any]
+    location: str
+    replayed: bool = False
+
+    def response(self) -> JSONResponse:
+        """Return the HTTP response."""
+        headers = {"Location": self.location}
+        if self.replayed:
+            headers["Idempotent-Replayed"] = "true"
+        return JSONResponse(self.body, status_code=self.status, headers=headers)
+
+
+def fingerprint(*parts: object) -> str:
+    """Return the sha256 of a request's content in canonical form."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def once(
+    services: Services,
+    request: Request,
+    *,
+    project: str,
+    key: str | None,
+    content: str,
+    make: Callable[[Session], Answer],
+) -> Answer:
+    """Make something in one transaction, together with its key; or give the stored answer back."""
+    route = f"{request.method} {request.url.path}"
+    for _ in range(2):
+        try:
+            with services.database.write() as session:
+                stored = idempotency.find(session, project=project, key=key) if key else None
+                if stored is not None:
+                    return _replay(stored, route, content)
+                if key:
+                    idempotency.forget_if_old(session, project=project, key=key)
+                answer = make(session)
+                if key:
+                    session.add(_row(answer, project, key, route, content))
+                    session.flush()
+                return answer
+        except IntegrityError:  # the same key, at the same moment: the other one was first, so its answer is there now
+            continue
+    raise Invalid("This Idempotency-Key is in use by requests that contradict each other; use a fresh one.")
+
+
+def _row(answer: Answer, project: str, key: str, route: str, content: str) -> IdempotencyKey:
+    return IdempotencyKey(
+        project=project,
+        key=key,
+        route=route,
+        fingerprint=content,
+        status=answer.status,
+        body=answer.body,
+        location=answer.location,
+    )
+
+
+def _replay(stored: IdempotencyKey, route: str, content: str) -> Answer:
+    if (stored.route, stored.fingerprint) != (route, content):
+        raise Invalid("This Idempotency-Key was used for another request; use a fresh one.")
+    return Answer(status=stored.status, body=stored.body, location=stored.location or "", replayed=True)

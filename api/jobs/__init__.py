@@ -1,0 +1,1 @@
+"""Jobs: `POST /jobs` and what becomes of them."""

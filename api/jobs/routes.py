@@ -1,0 +1,138 @@
+"""`/jobs`."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import StreamingResponse
+from fastapi.sse import EventSourceResponse
+
+from api.documents import problems
+from api.idempotency import Answer, KeyHeader, fingerprint, once
+from api.jobs import logs, service
+from api.jobs.schemas import MAX_SEQ, JobCreate, JobRead, LogPage, LogQuery, read_item
+from api.listing import Cursor, Limit, Page
+from api.services import ProjectDep, ServicesDep
+from core.errors import Conflict, Invalid, NotFound
+from core.queue import Queue
+from models import event
+from models import job as jobs
+from models.states import EventKind, WorkState
+
+NDJSON_TYPE = "application/x-ndjson"
+
+router = APIRouter(prefix="/jobs", tags=["jobs"])
+
+
+@router.post("", status_code=202, response_model=JobRead, responses=problems(Conflict, Invalid))
+def create_job(
+    body: JobCreate, request: Request, services: ServicesDep, project: ProjectDep, key: KeyHeader = None
+) -> Response:
+    """Accept a fine-tuning job. It is stored before this answers; a worker claims it, with or without the broker."""
+    _refuse_questions(request)
+    service.check_base_model(body.base_model)
+    answer: Answer = once(
+        services,
+        request,
+        project=project,
+        key=key,
+        content=fingerprint(body.model_dump(mode="json")),
+        make=lambda session: service.create(session, body, project=project),
+    )
+    if not answer.replayed:
+        services.doorbell.ring(Queue.GPU, answer.body["id"])
+    return answer.response()
+
+
+@router.get("")
+def list_jobs(
+    services: ServicesDep,
+    project: ProjectDep,
+    limit: Limit = 20,
+    cursor: Cursor = None,
+    state: Annotated[WorkState | None, Query(description="only jobs in this state")] = None,
+) -> Page[JobRead]:
+    """List jobs, newest first."""
+    with services.database.read() as session:
+        rows = jobs.page(session, project=project, before=cursor, limit=limit + 1, state=state)
+        more = len(rows) > limit
+        shown = service.show(session, rows[:limit])
+    return Page(items=shown, next_cursor=shown[-1].id if more else None)
+
+
+@router.get("/{job_id}", responses=problems(NotFound))
+def get_job(job_id: str, services: ServicesDep, project: ProjectDep) -> JobRead:
+    """Show a job as it stands."""
+    with services.database.read() as session:
+        return service.show(session, [service.find(session, job_id, project=project)])[0]
+
+
+@router.post("/{job_id}/cancel", responses=problems(NotFound, Conflict))
+def cancel_job(job_id: str, services: ServicesDep, project: ProjectDep) -> JobRead:
+    """Ask for the end of a job: at once when it waits; a running one is asked, then SIGTERM, then SIGKILL."""
+    with services.database.write() as session:
+        return service.cancel(session, job_id, project=project)
+
+
+@router.get(
+    "/{job_id}/logs",
+    response_model=LogPage,
+    responses=problems(NotFound, Invalid)
+    | {200: {"content": {"text/event-stream": {}, NDJSON_TYPE: {}}, "description": "a page, or a stream that follows"}},
+)
+def get_job_logs(
+    job_id: str, request: Request, services: ServicesDep, project: ProjectDep, query: Annotated[LogQuery, Query()]
+) -> Response:
+    """Read a job's log: a JSON page, or with `Accept: text/event-stream` (or `application/x-ndjson`) a live stream.
+
+    On the stream `id` is `seq`, `event` the kind, `data` the item; a `Last-Event-ID` header goes on behind that item,
+    and `event: end` closes after the job has ended.
+    """
+    kinds = _kinds(query.kind)
+    framing = _framing(request.headers.get("accept", ""), follow=query.follow)
+    with services.database.read() as session:
+        service.find(session, job_id, project=project)
+        rows = [] if framing else event.page(session, job_id, after=query.after, limit=query.limit + 1, kinds=kinds)
+    if framing is None:
+        shown = [read_item(row) for row in rows[: query.limit]]
+        page = LogPage(items=shown, next_cursor=shown[-1].seq if len(rows) > query.limit else None)
+        return Response(page.model_dump_json(), media_type="application/json")
+    after = max(query.after, _last_event_id(request))
+    wanted = logs.Follow(job_id=job_id, project=project, after=after, kinds=kinds)
+    items = logs.stream(request, services.database, wanted, framing)
+    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+    if framing is logs.NDJSON:
+        return StreamingResponse(items, media_type=NDJSON_TYPE, headers=headers)
+    return EventSourceResponse(items, headers=headers)
+
+
+def _refuse_questions(request: Request) -> None:
+    """Refuse what stands behind the `?`: who asks for a dry run must not get a job."""
+    for name in request.query_params:
+        if name == "dry_run":
+            raise Invalid.field(
+                "#/dry_run", "The dry run (the memory plan) is not built in this version; no job was made."
+            )
+        raise Invalid.field(f"#/{name}", f"POST /jobs takes no query parameter {name!r}; options stand in the body.")
+
+
+def _framing(accept: str, *, follow: bool) -> logs.Framing | None:
+    """Return how to stream; None for a page."""
+    if NDJSON_TYPE in accept:
+        return logs.NDJSON
+    return logs.SSE if follow or "text/event-stream" in accept else None
+
+
+def _last_event_id(request: Request) -> int:
+    given = request.headers.get("last-event-id", "0")
+    if not given.isascii() or not given.isdigit() or len(given) > 10 or int(given) > MAX_SEQ:
+        raise Invalid.field("#/last-event-id", f"Last-Event-ID is the `seq` of an item, a number, not {given[:40]!r}.")
+    return int(given)
+
+
+def _kinds(kind: str | None) -> frozenset[EventKind] | None:
+    if kind is None:
+        return None
+    try:
+        return frozenset(EventKind(name.strip()) for name in kind.split(","))
+    except ValueError as error:
+        raise Invalid.field("#/kind", f"{error}; the kinds are {', '.join(EventKind)}.") from error

@@ -1,0 +1,183 @@
+"""What a job looks like on the wire."""
+
+from datetime import datetime, timedelta
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from api.text import Name, Plain
+from core.clock import utc_now
+from core.errors import FailureCode
+from core.events import Phase
+from models.event import Event
+from models.job import Job
+from models.states import EventKind, WorkState
+from models.work import Work
+from training.spec import Hyperparameters, ImageOptions, Method
+
+MAX_SEQ = 2**31 - 1
+
+Label = Annotated[Plain, StringConstraints(min_length=1, max_length=64)]
+Value = Annotated[Plain, StringConstraints(max_length=512)]
+
+
+class JobCreate(BaseModel):
+    """A fine-tuning job. Everything but the base model and the data set has a default; `"auto"` is resolved and shown."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "base_model": "lensmith-demo",
+                    "dataset": "ds_01kav3",
+                    "name": "digits",
+                    "method": {"type": "qlora", "r": 8},
+                    "hyperparameters": {"epochs": 1, "learning_rate": 1e-3, "batch_size": 16},
+                }
+            ]
+        },
+    )
+
+    base_model: Plain = Field(
+        min_length=1, max_length=500, description="an id of GET /base-models, a Hub id or a local folder"
+    )
+    dataset: Plain = Field(max_length=64, description="a data set that is ready")
+    name: Name | None = None
+    seed: int = Field(0, ge=0, le=2**31 - 1)
+    method: Method = Method()
+    hyperparameters: Hyperparameters = Hyperparameters()
+    image: ImageOptions = ImageOptions()
+    priority: int = Field(0, ge=-100, le=100, description="higher is claimed first")
+    metadata: dict[Label, Value] = Field(default_factory=dict, max_length=16)
+
+
+class JobProgress(BaseModel):
+    """How far a running job is."""
+
+    step: int | None
+    total_steps: int | None
+    epoch: float | None
+    examples_per_s: float | None
+    eta_s: float | None
+
+
+class JobFailure(BaseModel):
+    """Why a job failed, and what to do about it."""
+
+    code: FailureCode
+    detail: str
+    remedy: str
+    retryable: bool
+
+
+class JobRead(BaseModel):
+    """A job as it stands."""
+
+    id: str
+    project: str
+    name: str
+    state: WorkState
+    phase: Phase | None
+    base_model: str
+    dataset: str
+    dataset_digest: str
+    seed: int
+    method: Method
+    hyperparameters: Hyperparameters
+    image: ImageOptions
+    settings: dict[str, Any] | None = Field(description="the resolved values, null until the job has loaded")
+    provenance: dict[str, Any] | None
+    priority: int
+    progress: JobProgress | None
+    metrics: dict[str, float | int | None] | None = Field(description="the last figure of each name")
+    attempt: int
+    adapter: str | None
+    failure: JobFailure | None
+    plan: dict[str, Any] | None = Field(description="the memory plan, where one was made")
+    peak_memory_bytes: int | None
+    metadata: dict[str, str]
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    queue_position: int | None
+    estimated_finish: datetime | None
+
+
+class LogQuery(BaseModel):
+    """What of a log is wanted."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    after: int = Field(0, ge=0, le=MAX_SEQ, description="only items with a higher `seq`")
+    limit: int = Field(100, ge=1, le=1000, description="of a page; a stream has no limit")
+    kind: str | None = Field(None, description="comma-separated: log, metric, event, sample, checkpoint")
+    follow: bool = Field(default=False, description="stream as SSE whatever `Accept` says")
+
+
+class LogItem(BaseModel):
+    """One item of a job's log. `seq` counts from 1 without gaps."""
+
+    seq: int
+    at: datetime
+    kind: EventKind
+    attempt: int
+    level: str | None
+    message: str | None
+    data: dict[str, Any] | None
+
+
+class LogPage(BaseModel):
+    """A part of a log; `next_cursor` is the `after` of the next page, null when there is no more yet."""
+
+    items: list[LogItem]
+    next_cursor: int | None
+
+
+def read_job(job: Job, work: Work, *, adapter: str | None, queue_position: int | None) -> JobRead:
+    """Return a job's rows as the API shows them."""
+    return JobRead(
+        **job.model_dump(include={"id", "project", "name", "base_model", "dataset_digest", "seed", "settings"}),
+        **job.model_dump(include={"provenance", "metrics", "peak_memory_bytes", "created_at"}),
+        **work.model_dump(include={"state", "phase", "priority", "attempt", "started_at", "finished_at"}),
+        dataset=job.dataset_id,
+        method=Method.model_validate(job.request["method"]),
+        hyperparameters=_hyperparameters(job),
+        image=ImageOptions.model_validate(job.request["image"]),
+        progress=_progress(job),
+        adapter=adapter,
+        failure=JobFailure.model_validate(work.failure) if work.failure else None,
+        plan=None,
+        metadata=job.labels,
+        queue_position=queue_position,
+        estimated_finish=_estimated_finish(job, work),
+    )
+
+
+def read_item(event: Event) -> LogItem:
+    """Return a log item as the API shows it."""
+    return LogItem(**event.model_dump(exclude={"work_id", "project"}))
+
+
+def _hyperparameters(job: Job) -> Hyperparameters:
+    """Return what was asked, with what each `auto` came to once the run has settled it."""
+    asked = dict(job.request["hyperparameters"])
+    settled = (job.settings or {}).get("hyperparameters", {})
+    leave = {"epochs"} if asked["max_steps"] is not None else set()
+    for name, value in asked.items():
+        if value == "auto" and name not in leave:
+            asked[name] = settled.get(name, value)
+    return Hyperparameters.model_validate(asked)
+
+
+def _progress(job: Job) -> JobProgress | None:
+    if job.progress is None:
+        return None
+    return JobProgress.model_validate({name: job.progress.get(name) for name in JobProgress.model_fields})
+
+
+def _estimated_finish(job: Job, work: Work) -> datetime | None:
+    eta_s = (job.progress or {}).get("eta_s")
+    if work.state is not WorkState.RUNNING or eta_s is None:
+        return None
+    return utc_now() + timedelta(seconds=eta_s)

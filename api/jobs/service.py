@@ -1,0 +1,102 @@
+"""The rules of jobs: what may be made, what may be cancelled."""
+
+from collections.abc import Sequence
+
+from sqlmodel import Session
+
+from api.idempotency import Answer
+from api.jobs.schemas import JobCreate, JobRead, read_job
+from api.text import is_id
+from core.errors import Conflict, Invalid, NotFound
+from core.ids import Prefix, new_id
+from core.queue import Queue
+from models import adapter as adapters
+from models import dataset as datasets
+from models import event, leases
+from models import job as jobs
+from models.dataset import Dataset
+from models.job import Job
+from models.states import DatasetState, Kind, dataset_state
+from models.work import Work
+from vlm import catalog
+
+
+def check_base_model(name: str) -> None:
+    """Refuse a base model that cannot be one, before anything is written."""
+    if catalog.is_known(name):
+        return
+    known = ", ".join(entry.id for entry in catalog.CATALOG)
+    raise Invalid.field(
+        "#/base_model",
+        f"{name!r} is no base model. Take one of {known}; or a Hub id (owner/name); or an existing local folder.",
+    )
+
+
+def create(session: Session, body: JobCreate, *, project: str) -> Answer:
+    """Write the rows of a new job and return the answer; the caller commits and rings."""
+    dataset = _ready_dataset(session, body.dataset, project=project)
+    assert dataset.digest is not None
+    work = Work(id=new_id(Prefix.JOB), project=project, kind=Kind.TRAINING, queue=Queue.GPU, priority=body.priority)
+    job = Job(
+        id=work.id,
+        project=project,
+        name=body.name or f"{dataset.name} on {body.base_model}"[:200],
+        base_model=body.base_model,
+        dataset_id=dataset.id,
+        dataset_digest=dataset.digest,
+        seed=body.seed,
+        request=body.model_dump(mode="json", include={"method", "hyperparameters", "image"}),
+        labels=body.metadata,
+    )
+    session.add(work)
+    session.flush()
+    session.add(job)
+    session.flush()
+    event.note(session, work.id, "Queued.", state=work.state)
+    read = read_job(job, work, adapter=None, queue_position=jobs.queue_position(session, work))
+    return Answer(status=202, body=read.model_dump(mode="json"), location=f"/jobs/{job.id}")
+
+
+def find(session: Session, job_id: str, *, project: str) -> tuple[Job, Work]:
+    """Return a job's rows, or refuse with 404."""
+    found = jobs.get(session, job_id, project=project) if is_id(job_id) else None
+    if found is None:
+        raise NotFound(f"There is no job {job_id!r}.")
+    return found
+
+
+def show(session: Session, rows: Sequence[tuple[Job, Work]]) -> list[JobRead]:
+    """Return jobs with what lies in other tables."""
+    made = adapters.of_jobs(session, [job.id for job, _ in rows])
+    return [
+        read_job(job, work, adapter=made.get(job.id), queue_position=jobs.queue_position(session, work))
+        for job, work in rows
+    ]
+
+
+def cancel(session: Session, job_id: str, *, project: str) -> JobRead:
+    """Ask for the end of a job; asking again while it ends is no error."""
+    _, before = find(session, job_id, project=project)
+    if leases.cancel(session, job_id) is None and before.state not in leases.ENDING:
+        raise Conflict(
+            f"The job is {before.state} and cannot be cancelled; only a queued, paused or running job can.",
+            state=before.state.value,
+        )
+    session.expire_all()
+    return show(session, [find(session, job_id, project=project)])[0]
+
+
+def _ready_dataset(session: Session, dataset_id: str, *, project: str) -> Dataset:
+    found = datasets.get(session, dataset_id, project=project) if is_id(dataset_id) else None
+    if found is None:
+        raise Invalid.field("#/dataset", f"There is no data set {dataset_id!r}; POST /datasets makes one.")
+    dataset, work = found
+    state = dataset_state(work.state)
+    if state is DatasetState.READY:
+        return dataset
+    remedy = (
+        f"Wait until GET /datasets/{dataset_id} says ready."
+        if state is DatasetState.VALIDATING
+        else f"GET /datasets/{dataset_id}/report says what is wrong; mend it and upload it again."
+    )
+    raise Conflict(f"The data set {dataset_id} is {state}. {remedy}", state=state.value)

@@ -1,0 +1,33 @@
+"""What callers write: names without control characters, and what an id looks like."""
+
+import re
+import unicodedata
+from typing import Annotated
+
+from pydantic import AfterValidator, StringConstraints
+
+NAME_CHARS = 200
+ID_PATTERN = r"^[a-z0-9_]{1,64}$"
+
+_ID = re.compile(r"[a-z0-9_]{1,64}")
+
+
+def is_control(character: str) -> bool:
+    """Tell whether a character is a control character (NUL, escape, a line's end)."""
+    return unicodedata.category(character) == "Cc"
+
+
+def is_id(text: str) -> bool:
+    """Tell whether something can have this id; what cannot is never looked for."""
+    return _ID.fullmatch(text) is not None
+
+
+def _without_control(text: str) -> str:
+    """PostgreSQL keeps no NUL, and a terminal obeys an escape."""
+    if any(map(is_control, text)):
+        raise ValueError("Control characters are not taken.")
+    return text
+
+
+Plain = Annotated[str, AfterValidator(_without_control)]
+Name = Annotated[Plain, StringConstraints(min_length=1, max_length=NAME_CHARS)]
