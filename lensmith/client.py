@@ -1,0 +1,226 @@
+"""The client: one attribute per resource, one method per verb."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import httpx2
+
+from lensmith.errors import ApiError, Unreachable
+from lensmith.resources import Adapter, Answer, Dataset, Job, LogItem, Resource
+from lensmith.transport import Transport
+
+POLL_S = 0.5
+RECONNECT_S = 1.0
+MAX_FAILURES = 10  # in a row, before a server is given up
+
+R = TypeVar("R", bound=Resource)
+
+
+class Client:
+    """A connection to a Lensmith server. Use it as a context manager, or call `close`."""
+
+    def __init__(
+        self, url: str | None = None, *, api_key: str | None = None, http: httpx2.Client | None = None
+    ) -> None:
+        self._transport = Transport(url, api_key, http=http)
+        self.datasets = Datasets(self._transport)
+        self.jobs = Jobs(self._transport)
+        self.adapters = Adapters(self._transport)
+
+    @property
+    def url(self) -> str:
+        """Return the server's address."""
+        return self._transport.url
+
+    def infer(
+        self,
+        prompt: str,
+        *,
+        images: Sequence[Path | str | bytes] = (),
+        adapter: str | None = None,
+        model: str | None = None,
+        **sampling: Any,
+    ) -> Answer:
+        """Ask about pictures (paths or bytes); exactly one of `adapter` and `model`.
+
+        `sampling`: max_tokens, temperature, top_p, seed, stop (a list of strings).
+        """
+        asked = {"prompt": prompt, "adapter": adapter, "model": model} | sampling
+        fields: list[tuple[str, tuple[str | None, str | bytes]]] = [
+            (name, (None, str(value)))
+            for name, given in asked.items()
+            if given is not None
+            for value in (given if isinstance(given, list | tuple) else [given])
+        ]
+        fields.extend(
+            ("image", ("image", image if isinstance(image, bytes) else Path(image).read_bytes())) for image in images
+        )
+        return Answer.model_validate(self._transport.post("/infer", files=fields))
+
+    def base_models(self) -> list[dict[str, Any]]:
+        """Return the catalogue of base models."""
+        return list(self._transport.get("/base-models")["items"])
+
+    def ready(self) -> dict[str, Any]:
+        """Return `/readyz`."""
+        return dict(self._transport.get("/readyz"))
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._transport.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Datasets:
+    """`/datasets`."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def upload(self, file: Path | str, *, name: str | None = None) -> Dataset:
+        """Upload a zip, JSONL or Parquet file; it is validated in the background (`wait`)."""
+        path = Path(file)
+        with path.open("rb") as stream:
+            fields = {"name": name} if name else {}
+            return Dataset.model_validate(
+                self._transport.post("/datasets", data=fields, files={"file": (path.name, stream)})
+            )
+
+    def get(self, dataset_id: str) -> Dataset:
+        """Return a data set."""
+        return Dataset.model_validate(self._transport.get(f"/datasets/{dataset_id}"))
+
+    def list(self) -> Iterator[Dataset]:
+        """Yield every data set, newest first."""
+        return _all(self._transport, "/datasets", Dataset)
+
+    def report(self, dataset_id: str) -> dict[str, Any]:
+        """Return the report of a validation."""
+        return dict(self._transport.get(f"/datasets/{dataset_id}/report"))
+
+    def wait(self, dataset_id: str) -> Dataset:
+        """Wait until the validation has ended; look at `state`."""
+        return _wait(lambda: self.get(dataset_id), lambda dataset: dataset.state != "validating")
+
+
+class Jobs:
+    """`/jobs`."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def create(self, *, base_model: str, dataset: str, **options: Any) -> Job:
+        """Make a job. `options`: name, seed, method, hyperparameters, image, priority, metadata."""
+        return Job.model_validate(
+            self._transport.post("/jobs", json={"base_model": base_model, "dataset": dataset} | options)
+        )
+
+    def get(self, job_id: str) -> Job:
+        """Return a job."""
+        return Job.model_validate(self._transport.get(f"/jobs/{job_id}"))
+
+    def list(self, *, state: str | None = None) -> Iterator[Job]:
+        """Yield every job, newest first."""
+        return _all(self._transport, "/jobs", Job, state=state)
+
+    def cancel(self, job_id: str) -> Job:
+        """Ask for the end of a job."""
+        return Job.model_validate(self._transport.post(f"/jobs/{job_id}/cancel"))
+
+    def logs(self, job_id: str, *, after: int = 0, kind: str | None = None) -> Iterator[LogItem]:
+        """Yield what the log holds now."""
+        while True:
+            page = self._transport.get(f"/jobs/{job_id}/logs", after=after, limit=1000, kind=kind)
+            yield from map(LogItem.model_validate, page["items"])
+            if page["next_cursor"] is None:
+                return
+            after = page["next_cursor"]
+
+    def follow(self, job_id: str, *, after: int = 0, kind: str | None = None) -> Iterator[LogItem]:
+        """Yield the log live until the job has ended. A broken connection is taken up again behind the last item."""
+        failures = 0
+        while True:
+            try:
+                with self._transport.events(
+                    f"/jobs/{job_id}/logs", after=after, **({"kind": kind} if kind else {})
+                ) as events:
+                    for event in events:
+                        if event.event == "end":
+                            return
+                        item = LogItem.model_validate_json(event.data)
+                        after, failures = item.seq, 0
+                        yield item
+            except (Unreachable, ApiError) as error:
+                failures += 1
+                if failures > MAX_FAILURES or not _is_passing(error):
+                    raise
+            time.sleep(RECONNECT_S)
+
+    def wait(self, job_id: str) -> Job:
+        """Wait until a job has ended; look at `state`."""
+        return _wait(lambda: self.get(job_id), lambda job: job.has_ended)
+
+
+class Adapters:
+    """`/adapters`."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def get(self, adapter_id: str) -> Adapter:
+        """Return an adapter."""
+        return Adapter.model_validate(self._transport.get(f"/adapters/{adapter_id}"))
+
+    def list(self) -> Iterator[Adapter]:
+        """Yield every adapter, newest first."""
+        return _all(self._transport, "/adapters", Adapter)
+
+    def download(self, adapter_id: str, to: Path | str) -> Path:
+        """Download the adapter's folder as a zip that PEFT loads; return where it lies."""
+        target = Path(to)
+        partial = target.with_name(f"{target.name}.part")
+        with self._transport.stream(f"/adapters/{adapter_id}/download") as response, partial.open("wb") as out:
+            for chunk in response.iter_bytes():
+                out.write(chunk)
+        return partial.replace(target)
+
+
+def _all(transport: Transport, path: str, kind: type[R], **params: Any) -> Iterator[R]:
+    cursor: str | None = None
+    while True:
+        page = transport.get(path, limit=100, cursor=cursor, **params)
+        yield from (kind.model_validate(item) for item in page["items"])
+        cursor = page["next_cursor"]
+        if cursor is None:
+            return
+
+
+def _wait(look: Callable[[], R], is_done: Callable[[R], bool]) -> R:
+    failures = 0
+    while True:
+        try:
+            found = look()
+        except (Unreachable, ApiError) as error:
+            failures += 1
+            if failures > MAX_FAILURES or not _is_passing(error):
+                raise
+        else:
+            failures = 0
+            if is_done(found):
+                return found
+        time.sleep(POLL_S if failures == 0 else RECONNECT_S)
+
+
+def _is_passing(error: Unreachable | ApiError) -> bool:
+    """Tell whether a server that restarts, or the proxy before it, looks like this."""
+    return isinstance(error, Unreachable) or error.status in (502, 503)

@@ -1,0 +1,235 @@
+"""The SDK's commands: nouns, then verbs. Data goes to standard output, progress to standard error.
+
+Exit status: 0 done, 1 the job failed or was refused, 2 usage, 3 the data was refused, 4 the server does not answer.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, ParamSpec, TypeVar
+
+import typer
+from pydantic import BaseModel
+from rich.console import Console
+from rich.table import Table
+
+from lensmith.client import Client
+from lensmith.errors import ApiError, Unreachable
+from lensmith.progress import watch
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+datasets = typer.Typer(no_args_is_help=True, help="Data sets: upload, look at, read the report.")
+jobs = typer.Typer(no_args_is_help=True, help="Jobs: create, follow, cancel.")
+adapters = typer.Typer(no_args_is_help=True, help="Adapters: list, download.")
+
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Mount every command that speaks HTTP."""
+    app.add_typer(datasets, name="datasets")
+    app.add_typer(jobs, name="jobs")
+    app.add_typer(adapters, name="adapters")
+    app.command("infer")(infer)
+
+
+def speaks_http(command: Callable[P, T]) -> Callable[P, T]:
+    """Turn the SDK's errors into one sentence and an exit status."""
+
+    @wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return command(*args, **kwargs)
+        except Unreachable as error:
+            err.print(f"[red]✗[/red] {error}. Is it running? `lensmith up` starts it; LENSMITH_URL says where it is.")
+            raise typer.Exit(4) from error
+        except ApiError as error:
+            err.print(f"[red]✗[/red] {error.title}: {error.detail}", markup=True)
+            raise typer.Exit(1) from error
+
+    return wrapped
+
+
+@datasets.command("upload")
+@speaks_http
+def upload_dataset(
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="zip, JSONL or Parquet")],
+    name: Annotated[str | None, typer.Option(help="what to call it")] = None,
+) -> None:
+    """Upload a data set and wait for its validation; exit status 3 when it is refused."""
+    with Client() as client, err.status("uploading and validating"):
+        dataset = client.datasets.wait(client.datasets.upload(file, name=name).id)
+    if dataset.failure is not None:
+        err.print(f"[red]✗[/red] {dataset.failure.detail} {dataset.failure.remedy}")
+        err.print(f"  every issue: lensmith datasets report {dataset.id}")
+        raise typer.Exit(3)
+    _print(dataset)
+
+
+@datasets.command("list")
+@speaks_http
+def list_datasets(*, as_json: AsJson = False) -> None:
+    """List data sets, newest first."""
+    with Client() as client:
+        _table(client.datasets.list(), ("id", "name", "state", "num_examples", "num_issues"), as_json=as_json)
+
+
+@datasets.command("show")
+@speaks_http
+def show_dataset(dataset_id: str) -> None:
+    """Show a data set."""
+    with Client() as client:
+        _print(client.datasets.get(dataset_id))
+
+
+@datasets.command("report")
+@speaks_http
+def report_dataset(dataset_id: str) -> None:
+    """Print the report of a validation."""
+    with Client() as client:
+        out.print_json(json.dumps(client.datasets.report(dataset_id)))
+
+
+@jobs.command("create")
+@speaks_http
+def create_job(
+    base_model: Annotated[str, typer.Option(help="an id of the catalogue, a Hub id or a local folder")],
+    dataset: Annotated[str, typer.Option(help="a data set that is ready")],
+    options: Annotated[str, typer.Option(help='more of the body as JSON, {"hyperparameters": {…}}')] = "{}",
+    *,
+    follow: Annotated[bool, typer.Option(help="watch it until it ends")] = False,
+) -> None:
+    """Make a job."""
+    try:
+        more = json.loads(options)
+    except json.JSONDecodeError as error:
+        raise typer.BadParameter(f"not JSON: {error}", param_hint="--options") from error
+    with Client() as client:
+        job = client.jobs.create(base_model=base_model, dataset=dataset, **more)
+        out.print(job.id)
+        if follow:
+            _follow(client, job.id)
+
+
+@jobs.command("list")
+@speaks_http
+def list_jobs(
+    state: Annotated[str | None, typer.Option(help="only jobs in this state")] = None, *, as_json: AsJson = False
+) -> None:
+    """List jobs, newest first."""
+    with Client() as client:
+        _table(
+            client.jobs.list(state=state), ("id", "name", "state", "phase", "base_model", "adapter"), as_json=as_json
+        )
+
+
+@jobs.command("show")
+@speaks_http
+def show_job(job_id: str) -> None:
+    """Show a job."""
+    with Client() as client:
+        _print(client.jobs.get(job_id))
+
+
+@jobs.command("watch")
+@speaks_http
+def watch_job(job_id: str) -> None:
+    """Show a live progress bar until the job ends; Ctrl-C leaves, the job goes on."""
+    with Client() as client:
+        _follow(client, job_id)
+
+
+@jobs.command("logs")
+@speaks_http
+def log_job(
+    job_id: str,
+    kind: Annotated[str | None, typer.Option(help="log,metric,event,sample,checkpoint")] = None,
+    *,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="go on until the job ends")] = False,
+) -> None:
+    """Print a job's log as JSON lines."""
+    with Client() as client:
+        read = client.jobs.follow if follow else client.jobs.logs
+        for item in read(job_id, kind=kind):
+            typer.echo(item.model_dump_json())
+
+
+@jobs.command("cancel")
+@speaks_http
+def cancel_job(job_id: str) -> None:
+    """Ask for the end of a job."""
+    with Client() as client:
+        out.print(client.jobs.cancel(job_id).state)
+
+
+@adapters.command("list")
+@speaks_http
+def list_adapters(*, as_json: AsJson = False) -> None:
+    """List adapters, newest first."""
+    with Client() as client:
+        _table(client.adapters.list(), ("id", "name", "state", "base_model", "size_bytes"), as_json=as_json)
+
+
+@adapters.command("download")
+@speaks_http
+def download_adapter(
+    adapter_id: str, to: Annotated[Path | None, typer.Option(help="the zip to write [default: <id>.zip]")] = None
+) -> None:
+    """Download an adapter as a zip that PEFT loads."""
+    with Client() as client:
+        out.print(str(client.adapters.download(adapter_id, to or Path(f"{adapter_id}.zip"))))
+
+
+@speaks_http
+def infer(
+    prompt: str,
+    image: Annotated[list[Path] | None, typer.Option(exists=True, help="a picture; repeat it for several")] = None,
+    adapter: Annotated[str | None, typer.Option(help="id of an adapter")] = None,
+    model: Annotated[str | None, typer.Option(help="a base model, without an adapter")] = None,
+    max_tokens: int = 128,
+) -> None:
+    """Ask about pictures."""
+    with Client() as client:
+        answer = client.infer(prompt, images=image or (), adapter=adapter, model=model, max_tokens=max_tokens)
+    typer.echo(answer.text)
+
+
+def _follow(client: Client, job_id: str) -> None:
+    with _detaching(job_id):
+        job = watch(client, job_id, err)
+    if job.state != "succeeded":
+        reason = f": {job.failure.detail} {job.failure.remedy}" if job.failure else ""
+        err.print(f"[red]✗[/red] {job.state}{reason}")
+        raise typer.Exit(1)
+    out.print(f"adapter {job.adapter}")
+
+
+@contextmanager
+def _detaching(job_id: str) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        err.print(f"\nThe job goes on; `lensmith jobs watch {job_id}` takes it up again.")
+        raise typer.Exit(0) from error
+
+
+def _print(resource: BaseModel) -> None:
+    out.print_json(resource.model_dump_json())
+
+
+def _table(items: Iterator[Any], columns: tuple[str, ...], *, as_json: bool) -> None:
+    if as_json or not out.is_terminal:
+        for item in items:
+            typer.echo(item.model_dump_json())
+        return
+    table = Table(*columns, box=None, header_style="bold")
+    for item in items:
+        table.add_row(*("-" if (value := getattr(item, name)) is None else str(value) for name in columns))
+    out.print(table)
