@@ -1,0 +1,81 @@
+"""The `lensmith` command: the machine's own verbs here, the SDK's commands mounted beside them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.markup import escape
+
+import core
+from core.settings import Settings
+from lensmith.commands import add_commands
+from ops import data
+from ops.errors import CannotStart
+from ops.migrate import migrate
+from ops.up import up
+
+app = typer.Typer(
+    name="lensmith",
+    help="Fine-tune small vision-language models, and serve the adapters.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+)
+add_commands(app)
+
+
+@app.command("up")
+def up_command(
+    host: Annotated[str | None, typer.Option(help="address to bind [default: 127.0.0.1]")] = None,
+    port: Annotated[int | None, typer.Option(help="port of the API, 0 for a free one [default: 8000]")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="where everything is kept [default: ./.lensmith]")] = None,
+) -> None:
+    """Start the whole service on this machine; Ctrl-C stops it."""
+    console = Console(highlight=False, soft_wrap=True)
+    with _explained(console):
+        raise typer.Exit(up(_settings(host=host, port=port, data_dir=data_dir), console))
+
+
+@app.command("migrate")
+def migrate_command() -> None:
+    """Bring the database of LENSMITH_DATABASE_URL to the newest schema."""
+    settings = _settings()
+    with _explained(Console(highlight=False, soft_wrap=True)):
+        data.make(settings.layout)
+        migrate(settings)
+    typer.echo("The database is at the newest schema.")
+
+
+@app.command("version")
+def version_command() -> None:
+    """Print the version."""
+    typer.echo(core.VERSION)
+
+
+@contextmanager
+def _explained(console: Console) -> Iterator[None]:
+    """Say why a command cannot go on, in place of a traceback."""
+    try:
+        yield
+    except CannotStart as error:
+        console.print(f"[red]✗[/red] {escape(str(error))}")
+        raise typer.Exit(1) from error
+
+
+def _settings(**given: object) -> Settings:
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "_".join(str(part) for part in first["loc"])
+        typer.echo(f"LENSMITH_{name.upper()} (or --{name.replace('_', '-')}): {first['msg']}", err=True)
+        raise typer.Exit(2) from error
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

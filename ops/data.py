@@ -1,0 +1,75 @@
+"""The data directory of one machine's service: made, locked, and rid of what a killed run left behind."""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from core.layout import Layout
+from ops.errors import CannotStart
+
+
+def make(layout: Layout) -> None:
+    """Create the folders of the data directory.
+
+    Raises:
+        CannotStart: It cannot be written.
+    """
+    try:
+        layout.make()
+    except OSError as error:
+        raise _unwritable(layout, error) from error
+
+
+@contextmanager
+def locked(layout: Layout) -> Iterator[None]:
+    """Hold the data directory; the kernel lets go of the lock however this process ends.
+
+    Raises:
+        CannotStart: Another service holds it, or it cannot be written.
+    """
+    try:
+        descriptor = os.open(layout.lock, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise _unwritable(layout, error) from error
+    try:
+        _take(descriptor, layout)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _take(descriptor: int, layout: Layout) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        owner = os.read(descriptor, 32).decode().strip()
+        raise CannotStart(
+            f"A service already runs on {layout.root} (process {owner}); stop it, or take another --data-dir."
+        ) from None
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, f"{os.getpid()}\n".encode())
+
+
+def sweep(layout: Layout) -> None:
+    """Remove what only a running part may own; call it under the lock, before any part starts.
+
+    A part that is killed leaves its staging folder, and whatever it was about to unpack under a temporary name:
+    `<digest>.req_<id>` (`worker.training`) and `fetching-<random>` (`serving.adapters`).
+    """
+    staging = layout.staging("any", 0).parent
+    leftovers: list[Path] = [*staging.glob("*"), *layout.datasets.glob("*.req_*"), *layout.adapters.glob("fetching-*")]
+    for path in leftovers:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _unwritable(layout: Layout, error: OSError) -> CannotStart:
+    return CannotStart(
+        f"The data directory {layout.root} cannot be written ({error.strerror}); "
+        "mend its rights, or take another with --data-dir (LENSMITH_DATA_DIR)."
+    )
