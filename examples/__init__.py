@@ -1,0 +1,1 @@
+"""Programs that use Lensmith as its users do."""

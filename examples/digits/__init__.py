@@ -1,0 +1,1 @@
+"""`make demo`: handwritten digits, from upload to answers."""
