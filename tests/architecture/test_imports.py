@@ -1,0 +1,70 @@
+"""The rules of the rooms: checked by import-linter, proved able to fail, and seen at run time."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import run_python
+
+ROOT = Path(__file__).parents[2]
+HEAVY = ("accelerate", "bitsandbytes", "peft", "torch", "transformers", "trl")
+LIGHT_ROOMS = ("api", "core", "ingest", "lensmith", "models", "ops", "worker")
+
+# What a process of each light part has imported when it is ready to work.
+ENTRIES = {
+    "the API": "import api.main, api.app; from core.settings import Settings; api.app.create_app(Settings())",
+    "the Celery parent": "import worker.main, worker.app; worker.app.app.finalize()",
+    "the command line": "import ops.cli, ops.up, ops.parts",
+    "the SDK": "import lensmith, lensmith.commands",
+    "the child of a validation": "import ingest.run",
+    "the migrations": "import ops.migrate, models.schema, models.job, models.adapter",
+}
+
+
+def lint(root: Path) -> subprocess.CompletedProcess[str]:
+    command = [str(Path(sys.executable).with_name("lint-imports")), "--no-logo", "--no-cache"]
+    return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+
+
+def copy_of_the_rooms(target: Path) -> Path:
+    for room in (*LIGHT_ROOMS, "serving", "training", "vlm"):
+        shutil.copytree(ROOT / room, target / room, ignore=shutil.ignore_patterns("__pycache__", "*.safetensors"))
+    shutil.copy(ROOT / "pyproject.toml", target)
+    return target
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "contract"),
+    [
+        ("core/clock.py", "import torch", "No torch"),
+        ("ingest/split.py", "def late():\n    import transformers", "No torch"),
+        ("vlm/catalog.py", "import peft", "No torch"),
+        ("training/settings.py", "import models.job", "never see a row"),
+        ("serving/engine.py", "import models.job", "Serving sees no rows"),
+        ("core/ids.py", "import api.auth", "Imports point down"),
+        ("lensmith/client.py", "import core.errors", "The SDK shares no code"),
+    ],
+)
+def test_a_rule_that_is_broken_is_found(tmp_path, file, line, contract):
+    root = copy_of_the_rooms(tmp_path)
+    with (root / file).open("a") as source:
+        source.write(f"\n\n{line}\n")
+    done = lint(root)
+    assert done.returncode != 0
+    broken = [text for text in done.stdout.splitlines() if text.endswith("BROKEN")]
+    assert any(contract in text for text in broken), done.stdout
+
+
+@pytest.mark.parametrize("part", ENTRIES)
+def test_a_light_part_has_no_heavy_library_in_memory(part):
+    done = run_python(f"{ENTRIES[part]}\nimport sys\nprint(sorted(set({HEAVY!r}) & set(sys.modules)))")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_heavy_part_would_be_noticed():
+    done = run_python(f"import vlm.loading\nimport sys\nprint(sorted(set({HEAVY!r}) & set(sys.modules)))")
+    assert "torch" in done.stdout

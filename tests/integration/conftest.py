@@ -1,0 +1,82 @@
+"""A whole API in this process, over a real database and a real broker."""
+
+import io
+import json
+import zipfile
+
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image
+
+from api.app import create_app
+from core.db import Database
+from models import dataset as datasets
+from models.states import Kind
+from models.work import Work
+from ops.migrate import upgrade
+
+
+@pytest.fixture
+def client_database_url(request, settings) -> str:
+    """Where the API under test keeps its rows: SQLite, unless the test says `postgres` for its `client`."""
+    params = getattr(request.node, "callspec", None)
+    wanted = params.params.get("client", "sqlite") if params else "sqlite"
+    return request.getfixturevalue("new_postgres") if wanted == "postgres" else settings.resolved_database_url
+
+
+@pytest.fixture
+def api_database(client_database_url):
+    """The database of the API under test, migrated."""
+    database = Database(client_database_url)
+    upgrade(database)
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def client(settings, api_database):
+    """A client of the API; under the name that a loopback server has."""
+    there = settings.model_copy(update={"database_url": api_database.url})
+    with TestClient(create_app(there), base_url="http://localhost", raise_server_exceptions=False) as opened:
+        yield opened
+
+
+@pytest.fixture
+def ready_dataset(api_database) -> str:
+    """A data set that a worker has found good."""
+    with api_database.write() as session:
+        session.add(Work(id="ds_ready", kind=Kind.VALIDATION, queue="cpu", state="succeeded"))
+        session.flush()
+        session.add(
+            datasets.Dataset(
+                id="ds_ready",
+                name="colours",
+                filename="c.zip",
+                container="zip",
+                upload_sha256="0" * 64,
+                upload_bytes=1,
+                digest="d" * 64,
+            )
+        )
+    return "ds_ready"
+
+
+def zip_of(members: dict[str, bytes]) -> bytes:
+    """Return a zip with these members."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return out.getvalue()
+
+
+def colours(count: int) -> bytes:
+    """Return a small, good data set: plain pictures and the name of their colour."""
+    members, lines = {}, []
+    for number in range(count):
+        picture = io.BytesIO()
+        word = ("red", "green", "blue")[number % 3]
+        Image.new("RGB", (48, 48), word).point(lambda value, n=number: max(0, value - n)).save(picture, "PNG")
+        members[f"images/{number}.png"] = picture.getvalue()
+        lines.append(json.dumps({"image": f"images/{number}.png", "question": "Which colour?", "answer": word}))
+    return zip_of(members | {"data.jsonl": "\n".join(lines).encode()})

@@ -1,0 +1,357 @@
+"""The worker's slot with real children on real work: claims, cancels, kills, gives back, hides what is secret."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from core.db import Database
+from core.queue import Queue
+from core.storage import Storage
+from models import event, leases
+from models.states import Kind, WorkState
+from models.work import Work, attempts_of
+from ops.migrate import upgrade
+from tests.conftest import wait_for
+from worker.child import ChildProcess, Stopping
+from worker.kinds import nothing
+from worker.runner import Slot
+
+CHILD = """
+import json, os, signal, sys, time
+from core.child import Child, run_child
+from core.events import Metric, Log
+
+def work(child: Child):
+    child.events.log("environment", **{k: v for k, v in os.environ.items() if "LENSMITH" in k or "AWS" in k})
+    print("a line of a library")
+    if child.spec["mode"] == "stubborn":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        child.events.log("pid", pid=os.getpid())
+        while True: time.sleep(0.01)
+    if child.spec["mode"] == "polite":
+        child.events.log("pid", pid=os.getpid())
+        child.stop.wait()
+        child.check_stop()
+    if child.spec["mode"] == "silent":
+        os._exit(3)
+    if child.spec["mode"] == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    child.events.emit(Metric(data={"step": 1, "loss": float("nan")}))
+    return {"answer": 42}
+
+sys.exit(run_child(work))
+"""
+
+
+class Play:
+    """A kind of work whose child does what the test says; everything around it is the real thing."""
+
+    module = "played_child"
+
+    def __init__(self, mode: str) -> None:
+        self.mode = mode
+        self.published = []
+
+    def prepare(self, claim, staging):
+        return {"mode": self.mode}
+
+    def publish(self, claim, staging, result):
+        self.published.append(result)
+        return nothing
+
+    def salvage(self, claim, staging):
+        return nothing
+
+    def record(self, session, work_id, event):
+        pass
+
+
+@pytest.fixture
+def database(settings):
+    opened = Database(settings.resolved_database_url)
+    upgrade(opened)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def play(settings, database, tmp_path, monkeypatch):
+    """Start a slot on one queued piece of work and return it, its kind and the work's id."""
+    (tmp_path / "played_child.py").write_text(CHILD)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(Path.cwd())]))
+    slots = []
+
+    def start(mode: str) -> tuple[Slot, Play, str]:
+        with database.write() as session:
+            session.add(Work(id="job_1", kind=Kind.TRAINING, queue=Queue.GPU))
+        kind = Play(mode)
+        slot = Slot(Queue.GPU, worker_id="wrk_1", database=database, settings=settings, kinds={Kind.TRAINING: kind})
+        slots.append(slot)
+        slot.start()
+        return slot, kind, "job_1"
+
+    yield start
+    for slot in slots:
+        slot.stop()
+        slot.join()
+
+
+def look(database, work_id) -> Work:
+    with database.read() as session:
+        return session.get_one(Work, work_id)
+
+
+def items(database, work_id):
+    with database.read() as session:
+        return event.page(session, work_id, after=0, limit=1000)
+
+
+def child_pid(database, work_id) -> int:
+    return wait_for(
+        lambda: next((i.data["pid"] for i in items(database, work_id) if i.message == "pid"), None), what="the child"
+    )
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().split(")")[1].split()[0]
+    except FileNotFoundError:
+        return False
+
+
+def ends(database, work_id, state) -> Work:
+    wait_for(lambda: look(database, work_id).state is state, what=f"{state}")
+    return look(database, work_id)
+
+
+def test_work_is_found_without_any_message(database, play):
+    _, kind, work_id = play("well")
+    ends(database, work_id, WorkState.SUCCEEDED)
+    assert kind.published == [{"answer": 42}]
+    assert [i.data for i in items(database, work_id) if i.kind == "metric"] == [{"step": 1, "loss": None}], (
+        "NaN is null"
+    )
+    assert any(i.message == "a line of a library" and i.level == "debug" for i in items(database, work_id))
+
+
+def test_a_child_knows_no_credentials(database, play, monkeypatch):
+    for name in ("LENSMITH_DATABASE_URL", "LENSMITH_REDIS_URL", "LENSMITH_API_KEY", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "secret")
+    _, _, work_id = play("well")
+    ends(database, work_id, WorkState.SUCCEEDED)
+    seen = next(i for i in items(database, work_id) if i.message == "environment")
+    assert "secret" not in json.dumps(seen.data)
+
+
+def test_a_child_that_ignores_every_request_is_killed_and_gone(database, play):
+    _, _, work_id = play("stubborn")
+    pid = child_pid(database, work_id)
+    with database.write() as session:
+        assert leases.cancel(session, work_id) is WorkState.CANCELLING
+    ends(database, work_id, WorkState.CANCELLED)
+    assert not is_alive(pid)
+
+
+def test_a_child_that_listens_stops_by_itself(database, play):
+    _, _, work_id = play("polite")
+    child_pid(database, work_id)
+    with database.write() as session:
+        leases.cancel(session, work_id)
+    ends(database, work_id, WorkState.CANCELLED)
+
+
+def test_a_worker_that_is_told_to_stop_gives_its_work_back(database, play):
+    slot, _, work_id = play("polite")
+    pid = child_pid(database, work_id)
+    slot.stop()
+    slot.join()
+    work = look(database, work_id)
+    assert (work.state, work.lost_attempts) == (WorkState.QUEUED, 0)
+    assert not is_alive(pid)
+
+
+def test_a_lost_lease_kills_the_child_and_nothing_more_is_written(database, play):
+    slot, kind, work_id = play("polite")
+    pid = child_pid(database, work_id)
+    with database.write() as session:  # somebody else took it over
+        work = session.get_one(Work, work_id)
+        work.fence += 1
+        work.lease_owner = "wrk_2"
+    wait_for(lambda: not is_alive(pid), what="the end of the child")
+    before = len(items(database, work_id))
+    slot.stop()
+    slot.join()
+    assert len(items(database, work_id)) == before
+    assert kind.published == []
+    assert look(database, work_id).state is WorkState.RUNNING, "it is the other worker's now"
+
+
+def test_an_exit_that_says_nothing_is_a_failure_that_says_what_to_do(database, play):
+    _, _, work_id = play("silent")
+    work = ends(database, work_id, WorkState.FAILED)
+    assert work.failure["code"] == "internal"
+    assert "status 3" in work.failure["detail"]
+    with database.read() as session:
+        assert attempts_of(session, work_id)[0].failure == work.failure
+
+
+def test_a_kill_by_the_system_reads_as_out_of_memory(database, play):
+    _, _, work_id = play("killed")
+    assert ends(database, work_id, WorkState.FAILED).failure["code"] == "out_of_memory"
+
+
+def test_the_staging_folder_of_an_attempt_is_removed(database, play, settings):
+    slot, _, work_id = play("well")
+    ends(database, work_id, WorkState.SUCCEEDED)
+    slot.stop()
+    slot.join()
+    assert list((settings.layout.run / "staging").iterdir()) == []
+
+
+def test_a_child_dies_when_its_supervisor_is_killed(tmp_path, monkeypatch):
+    (tmp_path / "played_child.py").write_text(CHILD)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(Path.cwd())]))
+    code = f"""
+import time, pathlib
+from worker.child import ChildProcess
+folder = pathlib.Path({str(tmp_path)!r})
+process = ChildProcess("played_child", spec={{"mode": "stubborn"}}, staging=folder)
+for batch in process.batches(every_s=0.1):
+    for event in batch:
+        if event.type == "log" and event.message == "pid": print(event.data["pid"], flush=True)
+"""
+    supervisor = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    pid = int(supervisor.stdout.readline())
+    assert is_alive(pid)
+    supervisor.send_signal(signal.SIGKILL)
+    supervisor.wait()
+    supervisor.stdout.close()
+    wait_for(lambda: not is_alive(pid), what="the end of the child")
+
+
+def test_a_stop_takes_its_three_steps_in_order_each_once():
+    class Recorder:
+        def __init__(self):
+            self.steps = []
+
+        def ask_to_stop(self):
+            self.steps.append("ask")
+
+        def terminate(self):
+            self.steps.append("term")
+
+        def kill(self):
+            self.steps.append("kill")
+
+    recorder, stopping = Recorder(), Stopping(ask_s=0, term_s=0)
+    for _ in range(3):
+        stopping.step(recorder)
+    assert recorder.steps == ["ask", "term", "kill"]
+    patient, stopping = Recorder(), Stopping(ask_s=100, term_s=100)
+    stopping.step(patient)
+    stopping.step(patient)
+    assert patient.steps == ["ask"]
+
+
+def test_a_line_that_is_no_event_becomes_a_log_line_and_breaks_nothing(tmp_path, monkeypatch):
+    (tmp_path / "babbler.py").write_text(
+        "import os, sys\nfd = int(sys.argv[sys.argv.index('--events-fd') + 1])\nos.write(fd, b'not json\\n{\"type\": \"hello\"')\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(Path.cwd())]))
+    with ChildProcess("babbler", spec={}, staging=tmp_path) as process:
+        said = [e for batch in process.batches(every_s=0.1) for e in batch]
+    assert [e.level for e in said] == ["error", "error"]
+
+
+def test_storage_verifies_before_it_names(tmp_path):
+    storage = Storage.from_url(tmp_path.as_uri())
+    stored = storage.put_bytes("default/x/y", b"hello")
+    assert storage.read("default/x/y") == b"hello"
+    assert stored.size_bytes == 5
+    assert list(storage.keys("staging")) == []
+
+
+FLOOD = """
+import os, sys, subprocess
+fd = int(sys.argv[sys.argv.index("--events-fd") + 1])
+mode = __import__("json").load(open(sys.argv[sys.argv.index("--spec") + 1]))["mode"]
+if mode == "endless line":
+    sys.stdout.write("x" * 3_000_000)
+elif mode == "flood":
+    for n in range(5000): print(n)
+elif mode == "grandchild":
+    os.write(fd, b'{"type": "result", "data": {}}\\n')
+    subprocess.Popen(["sleep", "600"], pass_fds=(fd,))
+"""
+
+
+def said_by_flood(tmp_path, monkeypatch, mode):
+    (tmp_path / "flood.py").write_text(FLOOD)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(Path.cwd())]))
+    with ChildProcess("flood", spec={"mode": mode}, staging=tmp_path) as process:
+        return list(process.batches(every_s=0.1))
+
+
+def test_a_line_that_never_ends_is_cut_and_not_kept_whole(tmp_path, monkeypatch):
+    said = [event for batch in said_by_flood(tmp_path, monkeypatch, "endless line") for event in batch]
+    assert 3 <= len(said) <= 4
+    assert all(len(event.message) <= 4000 for event in said)
+
+
+def test_a_flood_of_output_comes_in_batches_of_a_bounded_size(tmp_path, monkeypatch):
+    batches = said_by_flood(tmp_path, monkeypatch, "flood")
+    assert sum(map(len, batches)) == 5000
+    assert max(map(len, batches)) < 5000
+
+
+def test_a_process_that_the_child_left_behind_holds_nothing_up_and_is_killed(tmp_path, monkeypatch):
+    said = [event for batch in said_by_flood(tmp_path, monkeypatch, "grandchild") for event in batch]
+    assert [event.type for event in said] == ["result"]
+    wait_for(lambda: not any(map(is_alive, sleepers())), what="the end of what the child left behind")
+
+
+def sleepers() -> list[int]:
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            if (process / "cmdline").read_bytes() == b"sleep\x00600\x00":
+                found.append(int(process.name))
+    return found
+
+
+class Flaky:
+    """The real database, whose first writes after `break_next` find it away."""
+
+    def __init__(self, database):
+        self._database = database
+        self.left = 0
+
+    def __getattr__(self, name):
+        return getattr(self._database, name)
+
+    def write(self):
+        if self.left > 0 and threading.current_thread().name.startswith("slot"):
+            self.left -= 1
+            raise sa.exc.OperationalError("UPDATE", {}, Exception("the database is away"))
+        return self._database.write()
+
+
+def test_a_database_that_is_away_for_a_moment_costs_neither_the_child_nor_its_result(database, settings, play):
+    slot, kind, work_id = play("polite")
+    child_pid(database, work_id)
+    flaky = Flaky(database)
+    slot._database = flaky
+    flaky.left = 3
+    slot.stop()
+    slot.join()
+    assert flaky.left == 0, "the writes of the end were tried again"
+    assert look(database, work_id).state is WorkState.QUEUED
+    assert kind.published == []

