@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from core.errors import Conflict, Invalid, NotFound
-from core.manifest import MANIFEST_FILE, make_manifest
 from serving.adapters import AdapterStore
 from serving.lora_files import Target, check_lora
 from serving.wire import AdapterRef
@@ -274,13 +273,26 @@ def test_a_link_in_the_local_copy_is_not_followed(fresh_world, store, folder, tm
     assert not (store.local_folder(ref) / "adapter_config.json").is_symlink()
 
 
-def test_a_link_in_storage_is_refused(fresh_world, store, folder, tmp_path):
-    make_manifest(folder)
-    ref = publish(fresh_world, folder)
-    stored = fresh_world.stored(ref.model_dump(), "adapter_config.json")
-    elsewhere = tmp_path / "elsewhere"
+def test_a_link_in_storage_gives_a_plain_copy_of_the_very_bytes(fresh_world, store, folder, tmp_path):
+    stored, ref = linked_config(fresh_world, folder, tmp_path / "elsewhere")
+    assert stored.is_symlink()
+    copy = store.local_folder(ref) / "adapter_config.json"
+    assert not copy.is_symlink()
+    assert copy.read_bytes() == (folder / "adapter_config.json").read_bytes()
+
+
+def test_a_link_in_storage_to_other_bytes_is_a_conflict(fresh_world, store, folder, tmp_path):
+    _, ref = linked_config(fresh_world, folder, tmp_path / "elsewhere")
+    (tmp_path / "elsewhere").write_bytes(b"a file of this machine")
+    with pytest.raises(Conflict, match="damaged"):
+        store.local_folder(ref)
+    assert list(fresh_world.settings.layout.adapters.iterdir()) == []
+
+
+def linked_config(world, folder: Path, elsewhere: Path) -> tuple[Path, AdapterRef]:
+    """Publish an adapter, then put a link where its configuration lay in storage."""
+    ref = publish(world, folder)
+    stored = world.stored(ref.model_dump(), "adapter_config.json")
     stored.rename(elsewhere)
     stored.symlink_to(elsewhere)
-    with pytest.raises(Conflict):
-        store.local_folder(ref)
-    assert (folder / MANIFEST_FILE).is_file()
+    return stored, ref
