@@ -52,13 +52,23 @@ class ExampleSpool:
             yield Finding(
                 rule=Rule.DUPLICATE_EXAMPLE, message=message, fix="Take one out, unless it should count twice."
             )
-        if draft.split is not None:
-            yield from self._leaks(keys, draft.split, place)
+        yield from self._leaks(keys, draft.split or "train", place)
 
-    def write(self, folder: Path, rows: IO[str]) -> tuple[Written, list[Finding]]:
-        """Choose the splits, write `records.parquet` from the spooled rows, and return what was written."""
-        findings: list[Finding] = []
-        splits = self._choose(findings)
+    def choose(self, findings: list[Finding]) -> list[Split]:
+        """Return the split of each row, and add what is wrong with the splits as a whole."""
+        if "validation" in self._said:
+            if all(split == "validation" for split in self._said):
+                findings.append(_no_training())
+            return [split or "train" for split in self._said]
+        groups = self._grouping.groups()
+        fixed = frozenset(group for group, split in zip(groups, self._said, strict=True) if split is not None)
+        chosen = choose_validation(groups, seed=self._seed, fixed=fixed)
+        if not chosen and len(groups) > 0:
+            findings.append(_no_validation())
+        return ["validation" if group in chosen else "train" for group in groups]
+
+    def write(self, folder: Path, rows: IO[str], splits: list[Split]) -> Written:
+        """Write `records.parquet` from the spooled rows with the split of each, and return what was written."""
         digest, counts = hashlib.sha256(), {"train": 0, "validation": 0}
 
         def final() -> Iterator[Example]:
@@ -69,27 +79,27 @@ class ExampleSpool:
                 yield example
 
         write_examples(folder, final())
-        return Written.model_validate({"digest": digest.hexdigest(), "splits": counts}), findings
-
-    def _choose(self, findings: list[Finding]) -> list[Split]:
-        if "validation" in self._said:
-            return [split or "train" for split in self._said]
-        groups = self._grouping.groups()
-        fixed = frozenset(group for group, split in zip(groups, self._said, strict=True) if split is not None)
-        chosen = choose_validation(groups, seed=self._seed, fixed=fixed)
-        if not chosen and len(groups) > 0:
-            message = "there is no validation split, so a job cannot measure what it has learned on unseen rows."
-            fix = 'Add rows, or mark some with "split": "validation". Rows that share an image stay together.'
-            findings.append(Finding(rule=Rule.NO_VALIDATION, message=message, fix=fix))
-        return ["validation" if group in chosen else "train" for group in groups]
+        return Written.model_validate({"digest": digest.hexdigest(), "splits": counts})
 
     def _leaks(self, keys: list[bytes], split: Split, place: str) -> Iterator[Finding]:
+        """Yield what is on both sides. A row without a split is trained on as soon as any row says `validation`."""
         for key in dict.fromkeys(keys):
             other, where = self._splits_of_image.setdefault(key, (split, place))
             if other != split:
                 message = f"an image of this {split} row is also in the {other} split ({where})."
                 fix = "Put rows that share an image into the same split; else validation measures what was learned by heart."
                 yield Finding(rule=Rule.SPLIT_LEAK, pointer="#/split", message=message, fix=fix)
+
+
+def _no_training() -> Finding:
+    message = 'every row says "split": "validation", so there is nothing to train on.'
+    return Finding(rule=Rule.NO_TRAINING, message=message, fix='Mark only some rows with "split": "validation".')
+
+
+def _no_validation() -> Finding:
+    message = "there is no validation split, so a job cannot measure what it has learned on unseen rows."
+    fix = 'Add rows, or mark some with "split": "validation". Rows that share an image stay together.'
+    return Finding(rule=Rule.NO_VALIDATION, message=message, fix=fix)
 
 
 def _messages(draft: Draft) -> tuple[Message, ...]:

@@ -67,6 +67,7 @@ class Rule(StrEnum):
     FEW_ROWS = "few_rows"
     DUPLICATE_EXAMPLE = "duplicate_example"
     SPLIT_LEAK = "split_leak"
+    NO_TRAINING = "no_training"
     NO_VALIDATION = "no_validation"
 
 

@@ -39,12 +39,13 @@ def read_rows(stream: IO[bytes], file: str | None, limits: Limits) -> Iterator[S
 
 
 def count_lines(stream: IO[bytes]) -> int:
-    """Count the ends of lines; damage ends the count early, for it is said when the rows are read."""
-    count = 0
+    """Count lines; damage ends the count early, for it is said when the rows are read."""
+    count, last = 0, b"\n"
     with suppress(SourceFault):
         while chunk := stream.read(MIB):
             count += chunk.count(b"\n")
-    return count
+            last = chunk[-1:]
+    return count + (last != b"\n")
 
 
 def _skip_line(stream: IO[bytes], line: bytes) -> None:

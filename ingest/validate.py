@@ -86,12 +86,7 @@ class _Validation:
     def finish(self, container: Container) -> Report:
         """Look at the whole, write the table if nothing is wrong, and return the report."""
         self._check_count()
-        written: Written | None = None
-        if not self.log.by_severity[Severity.ERROR]:
-            self._spool_file.seek(0)
-            written, findings = self._spool.write(self._out, self._spool_file)
-            for finding in findings:
-                self.log.add(finding)
+        written = self._write() if not self._has_errors() else None
         return Report(
             container=container,
             seed=self._seed,
@@ -106,6 +101,19 @@ class _Validation:
             splits=written.splits if written else None,
             digest=written.digest if written else None,
         )
+
+    def _write(self) -> Written | None:
+        findings: list[Finding] = []
+        splits = self._spool.choose(findings)
+        for finding in findings:
+            self.log.add(finding)
+        if self._has_errors():
+            return None
+        self._spool_file.seek(0)
+        return self._spool.write(self._out, self._spool_file, splits)
+
+    def _has_errors(self) -> bool:
+        return self.log.by_severity[Severity.ERROR] > 0
 
     def _take(self, row: SourceRow, source: Source) -> None:
         findings = list(row.findings)
@@ -142,7 +150,7 @@ class _Validation:
             self.log.add(Finding(rule=Rule.UNUSED_FILES, message=message, fix="Nothing; they are not stored."))
 
     def _check_count(self) -> None:
-        if self._num_read == 0 and not self.log.by_severity[Severity.ERROR]:
+        if self._num_read == 0 and not self._has_errors():
             message, fix = "there are no rows.", "Write one JSON object per line, one line per example."
             self.log.add(Finding(rule=Rule.NO_ROWS, message=message, fix=fix))
         elif 0 < self._num_read < self.limits.min_rows:

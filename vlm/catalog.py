@@ -151,7 +151,7 @@ def is_known(name: str) -> bool:
     if find(name) is not None:
         return True
     path = Path(name)
-    return path.is_dir() if path.is_absolute() else _HUB_ID.fullmatch(name) is not None
+    return _is_folder(path) if path.is_absolute() else _HUB_ID.fullmatch(name) is not None
 
 
 def is_local(entry: CatalogEntry, models_dir: Path) -> bool:
@@ -167,6 +167,13 @@ def is_local(entry: CatalogEntry, models_dir: Path) -> bool:
         return True
     weights = ("model.safetensors", "model.safetensors.index.json")
     return _is_cached(entry.hub_id, "config.json") and any(_is_cached(entry.hub_id, name) for name in weights)
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name too long, or a folder that may not be looked into: Python 3.11 raises both
+        return False
 
 
 def _is_cached(hub_id: str, filename: str) -> bool:

@@ -68,7 +68,13 @@ def _problem(document: _Document, body: InferRequest, *, is_form: bool) -> Probl
 
 
 def _pointer(pointer: str, body: InferRequest) -> str:
-    """Return where the field stands in the body that came: a prompt was made into messages, sampling into a part."""
+    """Return where the field stands in the body that came.
+
+    A prompt was made into messages, sampling into a part, and the images of messages into one list.
+    """
+    pointers = {f"#/images/{index}": own for index, own in enumerate(body.conversation().pointers)}
+    if pointer in pointers:
+        return pointers[pointer]
     if body.prompt is not None and (pointer == "#/messages" or pointer.startswith("#/messages/")):
         return "#/prompt"
     return f"#/{pointer.removeprefix('#/sampling/')}" if pointer.startswith("#/sampling/") else pointer

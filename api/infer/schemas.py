@@ -1,5 +1,6 @@
 """What is asked of a model, and what it answers."""
 
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -36,6 +37,20 @@ class ChatMessage(_Body):
     role: Literal["system", "user", "assistant"]
     content: str | list[Content]
 
+    @property
+    def parts(self) -> list[TextPart | ImagePart | ImageUrlPart]:
+        """Return the content as parts."""
+        return [TextPart(text=self.content)] if isinstance(self.content, str) else self.content
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conversation:
+    """The turns with image places; the data URLs in the order of those places, and where the body has each of them."""
+
+    messages: list[Message] = field(default_factory=list)
+    urls: list[str] = field(default_factory=list)
+    pointers: list[str] = field(default_factory=list)
+
 
 class InferRequest(_Body):
     """A question. Exactly one of `adapter` and `model`, exactly one of `prompt` and `messages`."""
@@ -58,24 +73,32 @@ class InferRequest(_Body):
             raise ValueError("give exactly one of adapter and model.")
         if (self.prompt is None) == (self.messages is None):
             raise ValueError("give exactly one of prompt and messages.")
+        places = sum(isinstance(part, ImagePart) for message in self.messages or [] for part in message.parts)
+        if self.messages is not None and places != len(self.images):
+            raise ValueError(f'messages have {places} parts of type "image", and images holds {len(self.images)}.')
         return self
 
-    def conversation(self) -> tuple[list[Message], list[str]]:
-        """Return the turns with image places, and the data URLs in the order of those places."""
+    def conversation(self) -> Conversation:
+        """Return the question as turns, whichever way it was asked."""
+        listed = [f"#/images/{index}" for index in range(len(self.images))]
         if self.prompt is not None:
-            parts: list[TextPart | ImagePart] = [ImagePart() for _ in self.images]
-            return [Message(role="user", content=(*parts, TextPart(text=self.prompt)))], self.images
-        given, urls, turns = iter(self.images), [], []
-        for message in self.messages or []:
+            parts = (*(ImagePart() for _ in self.images), TextPart(text=self.prompt))
+            turn = Message(role="user", content=parts)
+            return Conversation(messages=[turn], urls=self.images, pointers=listed)
+        made, given = Conversation(), iter(zip(self.images, listed, strict=True))
+        for index, message in enumerate(self.messages or []):
             content: list[TextPart | ImagePart] = []
-            for part in [TextPart(text=message.content)] if isinstance(message.content, str) else message.content:
-                if isinstance(part, ImageUrlPart):
-                    urls.append(part.image_url.url)
-                elif isinstance(part, ImagePart):
-                    urls.append(next(given, ""))
-                content.append(ImagePart() if isinstance(part, ImageUrlPart) else part)
-            turns.append(Message(role=message.role, content=tuple(content)))
-        return turns, [*urls, *given]
+            for number, part in enumerate(message.parts):
+                if isinstance(part, TextPart):
+                    content.append(part)
+                    continue
+                own = f"#/messages/{index}/content/{number}/image_url/url"
+                url, pointer = (part.image_url.url, own) if isinstance(part, ImageUrlPart) else next(given)
+                made.urls.append(url)
+                made.pointers.append(pointer)
+                content.append(ImagePart())
+            made.messages.append(Message(role=message.role, content=tuple(content)))
+        return made
 
 
 class Usage(BaseModel):

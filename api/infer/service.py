@@ -41,12 +41,12 @@ def resolve(services: Services, body: InferRequest, *, project: str) -> Target:
 
 def generate_body(body: InferRequest, target: Target) -> dict[str, Any]:
     """Return what `POST /generate` of serving takes."""
-    messages, images = body.conversation()
+    asked = body.conversation()
     return {
         "base": target.base,
         "adapter": target.reference,
-        "messages": [message.model_dump(mode="json") for message in messages],
-        "images": images,
+        "messages": [message.model_dump(mode="json") for message in asked.messages],
+        "images": asked.urls,
         "sampling": body.model_dump(include={"max_tokens", "temperature", "top_p", "seed", "stop"}),
         "stream": body.stream,
     }

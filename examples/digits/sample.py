@@ -41,9 +41,9 @@ def write_zip(uploaded: list[Digit], target: Path) -> None:
         lines = []
         for number, digit in enumerate(uploaded):
             name = f"images/{number:04}.png"
-            archive.writestr(name, digit.png)
+            archive.writestr(zipfile.ZipInfo(name), digit.png)  # without the time, so the same digits give the same zip
             lines.append(json.dumps({"image": name, "question": QUESTION, "answer": digit.word}))
-        archive.writestr("data.jsonl", "\n".join(lines) + "\n")
+        archive.writestr(zipfile.ZipInfo("data.jsonl"), "\n".join(lines) + "\n")
 
 
 def _png(scan: np.ndarray) -> bytes:

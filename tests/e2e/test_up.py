@@ -65,7 +65,7 @@ def test_it_names_every_part_and_sigterm_leaves_no_process_behind_while_a_job_ru
         streamed = threading.Event()
         reader = threading.Thread(target=_read, args=(service.url, job.id, streamed))
         reader.start()
-        streamed.wait(30)
+        assert streamed.wait(30), "the stream gave nothing"
         assert service.stop() == 0
         reader.join(30)
         assert not reader.is_alive()

@@ -62,11 +62,11 @@ def ready_dataset(api_database) -> str:
 
 
 def zip_of(members: dict[str, bytes]) -> bytes:
-    """Return a zip with these members."""
+    """Return a zip with these members; the same members always give the same bytes."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
         for name, data in members.items():
-            archive.writestr(name, data)
+            archive.writestr(zipfile.ZipInfo(name), data)
     return out.getvalue()
 
 

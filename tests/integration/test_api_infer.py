@@ -120,6 +120,31 @@ def test_a_conversation_keeps_its_pointers(client, serving):
     assert client.post("/infer", json=body).json()["errors"][0]["pointer"] == "#/messages/0"
 
 
+PLACE = {"type": "image"}
+URL = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{base64.b64encode(picture()).decode()}"}}
+
+
+@pytest.mark.parametrize(
+    ("index", "pointer"), [(0, "#/images/0"), (1, "#/messages/0/content/1/image_url/url"), (2, "#/images/1")]
+)
+def test_a_picture_inside_of_messages_is_named_where_the_body_has_it(client, serving, index, pointer):
+    serving.reply = refusal(f"#/images/{index}")
+    data = URL["image_url"]["url"]
+    body = {"model": "tiny", "messages": [{"role": "user", "content": [PLACE, URL, PLACE]}], "images": [data, data]}
+    assert client.post("/infer", json=body).json()["errors"][0]["pointer"] == pointer
+    assert serving.asked[0]["images"] == [data] * 3
+
+
+@pytest.mark.parametrize(("parts", "num_images"), [([PLACE], 0), ([PLACE], 2), ([URL], 1)])
+def test_places_and_pictures_that_do_not_agree_are_refused_with_both_counts(client, serving, parts, num_images):
+    images = [URL["image_url"]["url"]] * num_images
+    body = {"model": "tiny", "messages": [{"role": "user", "content": parts}], "images": images}
+    answer = client.post("/infer", json=body)
+    assert (answer.status_code, serving.asked) == (422, [])
+    places = sum(part is PLACE for part in parts)
+    assert f'messages have {places} parts of type "image", and images holds {num_images}' in answer.json()["detail"]
+
+
 def test_a_picture_of_a_form_is_named_by_its_place(client, serving):
     serving.reply = refusal("#/images/1")
     files = [("image", ("a.png", picture())), ("image", ("b.png", picture()))]

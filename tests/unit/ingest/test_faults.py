@@ -291,6 +291,14 @@ def test_images_beyond_the_limit_on_bytes_end_the_reading(make, check):
     assert report.digest is None
 
 
+def test_a_set_with_nothing_to_train_on_is_refused(make, check):
+    files = {f"images/{i}.png": make.image(i) for i in range(20)}
+    rows = [{**row, "split": "validation"} for row in make.rows(20)]
+    report = check(make.zip(files | {"train.jsonl": make.lines(rows)}))
+    assert [(issue.rule, issue.row) for issue in report.issues] == [(Rule.NO_TRAINING, None)]
+    assert (report.digest, report.splits) == (None, None)
+
+
 class TestWarnings:
     """What does not refuse the data set."""
 
@@ -320,6 +328,15 @@ class TestWarnings:
     def test_an_image_in_both_splits(self, make, check):
         rows = [{**QA, "split": "train"}, {**QA, "answer": "8", "split": "validation"}]
         assert self.found(check(make.good_zip(20, rows=rows))) == [(Rule.SPLIT_LEAK, 22, "#/split")]
+
+    @pytest.mark.parametrize("first", [None, "validation"])
+    def test_a_row_without_a_split_leaks_into_validation_as_well_as_one_that_says_train(self, make, check, first):
+        """To mark the validation rows alone is the usual way; then nothing told that an image was on both sides."""
+        second = "validation" if first is None else None
+        splits = [{"split": split} if split else {} for split in (first, second)]
+        pair = [{**QA, "image": "shared.png", "answer": str(i), **split} for i, split in enumerate(splits)]
+        report = check(make.good_zip(20, rows=pair, files={"shared.png": make.image(99)}))
+        assert self.found(report) == [(Rule.SPLIT_LEAK, 22, "#/split")]
 
     def test_a_field_that_is_not_used_is_said_once(self, make, check):
         rows = [{**row, "id": i} for i, row in enumerate(make.rows(20))]

@@ -282,6 +282,13 @@ def test_progress_tells_the_rows_done_and_how_many_there_are(make, tmp_path):
     assert told == [(i, 20) for i in range(21)]
 
 
+def test_progress_counts_a_last_line_without_a_line_feed(make, tmp_path):
+    path, told = tmp_path / "upload", []
+    path.write_bytes(make.lines([{"question": "?", "answer": str(i)} for i in range(12)]).rstrip(b"\n"))
+    validate(path, Container.JSONL, tmp_path, on_progress=lambda done, total: told.append((done, total)))
+    assert told[-1] == (12, 12)
+
+
 def test_what_progress_raises_ends_the_validation_and_leaves_no_spool(make, tmp_path):
     path, out = tmp_path / "upload", tmp_path / "out"
     path.write_bytes(make.good_zip(20))

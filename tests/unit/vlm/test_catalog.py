@@ -33,7 +33,10 @@ def test_a_short_name_or_a_hub_id_is_known(name):
     assert catalog.is_known(name)
 
 
-@pytest.mark.parametrize("name", ["", "smolvlm-9b", "a/b/c", "../up", "a/..", "/no/such/folder", "relative/", "a b/c"])
+@pytest.mark.parametrize(
+    "name",
+    ["", "smolvlm-9b", "a/b/c", "../up", "a/..", "/no/such/folder", "relative/", "a b/c", "/" + "long" * 100, "/a\0b"],
+)
 def test_what_is_neither_is_not_known(name):
     assert not catalog.is_known(name)
 
