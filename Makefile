@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PACKAGES := api core ingest lensmith models ops serving training vlm worker
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test check format bench constraints clean
+.PHONY: help setup demo up test check format bench constraints openapi clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -52,6 +52,9 @@ bench: $(STAMP) ## the benchmarks
 constraints: $(STAMP) ## write constraints.txt anew from what is installed
 	@{ echo '# Every package of the environment, at the version that was tested. Made with `make constraints`.'; \
 	   $(BIN)/python -m pip freeze --exclude-editable; } > constraints.txt
+
+openapi: $(STAMP) ## write tests/contract/openapi.json anew; its diff is the review of the API
+	@$(BIN)/python -m tests.contract.snapshot
 
 clean: ## remove the environment and the caches (not ./.lensmith)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info

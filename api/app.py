@@ -13,11 +13,12 @@ from api.auth import Gate
 from api.base_models import routes as base_models
 from api.datasets import routes as datasets
 from api.infer import routes as infer
+from api.infer.schemas import InferRequest
 from api.jobs import routes as jobs
 from api.services import Services
 from core.db import DATABASE_AWAY
 from core.errors import Invalid, Unavailable
-from core.http import HttpApp, ending_streams, install_problems, problem_response
+from core.http import ending_streams, install_problems, problem_response
 from core.logs import get_logger
 from core.settings import MIB, Settings
 
@@ -47,7 +48,7 @@ def create_app(settings: Settings) -> FastAPI:
             yield
         await app.state.services.close()
 
-    app = HttpApp(
+    app = documents.DocumentedApp(
         title="Lensmith",
         version=core.VERSION,
         description=DESCRIPTION,
@@ -57,6 +58,7 @@ def create_app(settings: Settings) -> FastAPI:
         max_body_size=DEFAULT_BODY_BYTES,
         telemetry={"tracing": False},
     )
+    app.documented += (InferRequest,)
     app.add_middleware(Gate, settings=settings)
     metrics.install_metrics(app)
     install_problems(app)
@@ -70,10 +72,10 @@ def create_app(settings: Settings) -> FastAPI:
         adapters.router,
         infer.make_router(settings),
         base_models.router,
-        health.router,
-        documents.router,
     ):
-        app.include_router(router)
+        app.include_router(router, responses=documents.EVERYWHERE, dependencies=[documents.KEY])
+    app.include_router(health.router)
+    app.include_router(documents.router)
     return app
 
 

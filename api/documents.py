@@ -1,16 +1,20 @@
 """Documentation: refusals in the schema, a page per kind of problem, Swagger UI without a CDN."""
 
 from importlib.resources import files
-from typing import Any
+from typing import Any, Final
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, FastAPI, Security
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, PlainTextResponse
+from fastapi.security import HTTPBearer
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, Field
+from pydantic.json_schema import models_json_schema
 
-from core.errors import PROBLEMS, NotFound, Problem
-from core.http import PROBLEM_TYPE
+from core.errors import PROBLEMS, ForeignHost, Invalid, NotFound, Problem, Unauthorized
+from core.http import PROBLEM_TYPE, HttpApp
+
+REFERENCE = "#/components/schemas/{model}"
 
 
 class FieldProblem(BaseModel):
@@ -33,14 +37,31 @@ class ProblemDocument(BaseModel):
 
 def problems(*kinds: type[Problem]) -> dict[int | str, dict[str, Any]]:
     """Return the `responses=` of an endpoint that may refuse like this."""
-    return {
-        kind.status: {
-            "model": ProblemDocument,
-            "description": kind.title,
-            "content": {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}},
-        }
-        for kind in kinds
-    }
+    content = {PROBLEM_TYPE: {"schema": {"$ref": REFERENCE.format(model=ProblemDocument.__name__)}}}
+    return {kind.status: {"description": kind.title, "content": content} for kind in kinds}
+
+
+class DocumentedApp(HttpApp):
+    """An application whose schema also holds models that no endpoint takes or returns by itself.
+
+    Attributes:
+        documented: Those models; what refers to them is written by hand.
+    """
+
+    documented: tuple[type[BaseModel], ...] = (ProblemDocument,)
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the OpenAPI schema, made once."""
+        if self.openapi_schema is None:
+            schemas = super().openapi()["components"]["schemas"]
+            _, made = models_json_schema([(model, "validation") for model in self.documented], ref_template=REFERENCE)
+            schemas.update(made["$defs"])
+        return super().openapi()
+
+
+# What every endpoint may answer, and the key that it may want.
+EVERYWHERE: Final = problems(Unauthorized, ForeignHost, Invalid)
+KEY: Final = Security(HTTPBearer(auto_error=False, description="the server's key, when it has one"))
 
 
 router = APIRouter(include_in_schema=False)

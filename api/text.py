@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, StringConstraints
 
@@ -20,6 +20,11 @@ def is_control(character: str) -> bool:
 def is_id(text: str) -> bool:
     """Tell whether something can have this id; what cannot is never looked for."""
     return _ID.fullmatch(text) is not None
+
+
+def said(failure: dict[str, Any]) -> str:
+    """Return a failure as a sentence."""
+    return f"{failure['detail']} {failure['remedy']}"
 
 
 def _without_control(text: str) -> str:

@@ -22,9 +22,10 @@ from core.logs import get_logger
 
 PROBLEM_TYPE = "application/problem+json"
 ONLY_AUTO = "Input should be 'auto'"  # pydantic's words for the branch `Literal["auto"]`
+NO_FILE = "Value error, Expected UploadFile"  # FastAPI's words, before a class of Python's
 TOO_LARGE = (
-    "The body is larger than this server takes (LENSMITH_MAX_UPLOAD_BYTES, LENSMITH_MAX_INFER_BYTES set the limits); "
-    "send less, or split the data set."
+    "The body is larger than this server takes: LENSMITH_MAX_UPLOAD_BYTES bounds POST /datasets, "
+    "LENSMITH_MAX_INFER_BYTES POST /infer, and any other body may have 1 MiB. Send less, or split the data set."
 )
 
 log = get_logger(__name__)
@@ -97,6 +98,9 @@ def _on_failed(request: Request, error: Exception) -> Response:
 
 def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    if error.status_code == HTTPStatus.BAD_REQUEST:  # only readers of bodies raise it, and what they say is often empty
+        why = f": {error.__cause__}" if error.__cause__ is not None else ""
+        return problem_response(request, Invalid.field("#", _sentence(f"{str(error.detail).rstrip('.')}{why}")))
     return _document(
         {
             "type": "about:blank",
@@ -159,6 +163,7 @@ def request_id(request: Request) -> str:
 
 
 def _document(body: dict[str, Any], *, headers: dict[str, str]) -> Response:
+    headers = headers | {"x-request-id": body["instance"]}
     return JSONResponse(body, status_code=body["status"], media_type=PROBLEM_TYPE, headers=headers)
 
 
@@ -199,6 +204,8 @@ def _merged(messages: list[str]) -> str:
 
 
 def _sentence(message: str) -> str:
+    if message.startswith(NO_FILE):
+        return "A file is wanted here, and a text came (curl: -F file=@data.zip)."
     text = message.removeprefix("Value error, ")
     return text if text.endswith(".") else f"{text}."
 

@@ -52,11 +52,12 @@ class ZipSource:
             raise SourceFault(_damaged("the zip's table of contents cannot be read")) from error
         self._members = {member_name(info): info for info in self._zip.infolist() if is_content(info)}
         self._folders: defaultdict[str, list[str]] = defaultdict(list)
-        self._same_name: defaultdict[str, list[str]] = defaultdict(list)
+        self._alike: defaultdict[str, list[str]] = defaultdict(list)  # by file name, and by that without its suffix
         for name in self.files():
             path = PurePosixPath(name)
             self._folders[str(path.parent)].append(name)
-            self._same_name[path.name.casefold()].append(name)
+            for key in {path.name.casefold(), path.stem.casefold()}:
+                self._alike[key].append(name)
 
     def count_rows(self) -> int:
         """Return the number of lines in all JSONL members."""
@@ -131,8 +132,9 @@ class ZipSource:
 
     def _nearest(self, path: str) -> str | None:
         plain = PurePosixPath(path.replace("\\", "/"))
-        if same := self._same_name.get(plain.name.casefold()):
-            return same[0]
+        for key in (plain.name.casefold(), plain.stem.casefold()):
+            if alike := self._alike.get(key):
+                return alike[0]
         candidates = (self._folders.get(str(plain.parent)) or list(self._members))[:_MAX_CANDIDATES]
         close = difflib.get_close_matches(str(plain)[:255], candidates, n=1)
         return close[0] if close else None

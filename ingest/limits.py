@@ -19,6 +19,9 @@ class Limits(BaseModel):
     max_ratio: float = Field(100.0, ge=1, description="inflated over packed; looked at above `ratio_floor_bytes`")
     ratio_floor_bytes: int = Field(64 * MIB, ge=0, description="below this nothing counts as a bomb")
     max_line_bytes: int = Field(144 * MIB, ge=1024, description="ten images of 10 MiB as base64, and their text")
+    max_line_brackets: int = Field(
+        100_000, ge=100, description="objects and lists that a line opens; each takes a hundred times its bytes"
+    )
     max_rows: int = Field(5_000_000, ge=1)
     min_rows: int = Field(10, ge=1, description="fewer is a warning, so that trial runs work")
     max_images: int = Field(10, ge=1, description="images of one example")

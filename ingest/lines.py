@@ -31,6 +31,9 @@ def read_rows(stream: IO[bytes], file: str | None, limits: Limits) -> Iterator[S
             _skip_line(stream, line)
             yield SourceRow(row=number, file=file, value=None, findings=(_too_long(limits),))
             continue
+        if line.count(b"{") + line.count(b"[") > limits.max_line_brackets:
+            yield SourceRow(row=number, file=file, value=None, findings=(_too_nested(limits),))
+            continue
         if number == 1:
             line = _without_bom(line, findings, file)
         value = _parse(line, findings) if line.strip() else None
@@ -58,6 +61,14 @@ def _too_long(limits: Limits) -> Finding:
         rule=Rule.LINE_TOO_LONG,
         message=f"the line is longer than {limits.max_line_bytes:,} bytes.",
         fix="Put images into a zip instead of data: URLs, or check that each example ends with a line feed.",
+    )
+
+
+def _too_nested(limits: Limits) -> Finding:
+    return Finding(
+        rule=Rule.LINE_TOO_LONG,
+        message=f"the line opens more than {limits.max_line_brackets:,} objects and lists.",
+        fix="Write one example per line, not the whole data set as one object.",
     )
 
 

@@ -65,8 +65,13 @@ class Client:
         return list(self._transport.get("/base-models")["items"])
 
     def ready(self) -> dict[str, Any]:
-        """Return `/readyz`."""
-        return dict(self._transport.get("/readyz"))
+        """Return `/readyz`, also when it says that the server is not ready."""
+        try:
+            return dict(self._transport.get("/readyz"))
+        except ApiError as error:
+            if "parts" not in error.document:
+                raise
+            return error.document
 
     def close(self) -> None:
         """Close the connections."""

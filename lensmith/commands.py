@@ -6,7 +6,7 @@ Exit status: 0 done, 1 the job failed or was refused, 2 usage, 3 the data was re
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TypeVar
 
@@ -14,16 +14,20 @@ import typer
 from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from lensmith.client import Client
 from lensmith.errors import ApiError, Unreachable
 from lensmith.progress import watch
 
+DATA_REFUSED = 3
+REFUSED = 422
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 datasets = typer.Typer(no_args_is_help=True, help="Data sets: upload, look at, read the report.")
 jobs = typer.Typer(no_args_is_help=True, help="Jobs: create, follow, cancel.")
@@ -40,25 +44,25 @@ def add_commands(app: typer.Typer) -> None:
     app.command("infer")(infer)
 
 
-def speaks_http(command: Callable[P, T]) -> Callable[P, T]:
-    """Turn the SDK's errors into one sentence and an exit status."""
+def speaks_http(command: Callable[P, T], *, refuses_data: bool = False) -> Callable[P, T]:
+    """Turn the SDK's errors into one sentence and an exit status; `refuses_data`: a 422 is about the data itself."""
 
     @wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return command(*args, **kwargs)
         except Unreachable as error:
-            err.print(f"[red]✗[/red] {error}. Is it running? `lensmith up` starts it; LENSMITH_URL says where it is.")
+            _complain(f"{error}. Is it running? `lensmith up` starts it; LENSMITH_URL says where it is.")
             raise typer.Exit(4) from error
         except ApiError as error:
-            err.print(f"[red]✗[/red] {error.title}: {error.detail}", markup=True)
-            raise typer.Exit(1) from error
+            _complain(f"{error.title}: {error.detail}")
+            raise typer.Exit(DATA_REFUSED if refuses_data and error.status == REFUSED else 1) from error
 
     return wrapped
 
 
 @datasets.command("upload")
-@speaks_http
+@partial(speaks_http, refuses_data=True)
 def upload_dataset(
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="zip, JSONL or Parquet")],
     name: Annotated[str | None, typer.Option(help="what to call it")] = None,
@@ -67,9 +71,11 @@ def upload_dataset(
     with Client() as client, err.status("uploading and validating"):
         dataset = client.datasets.wait(client.datasets.upload(file, name=name).id)
     if dataset.failure is not None:
-        err.print(f"[red]✗[/red] {dataset.failure.detail} {dataset.failure.remedy}")
+        _complain(f"{dataset.failure.detail} {dataset.failure.remedy}")
+        if dataset.failure.code != "bad_data":
+            raise typer.Exit(1)
         err.print(f"  every issue: lensmith datasets report {dataset.id}")
-        raise typer.Exit(3)
+        raise typer.Exit(DATA_REFUSED)
     _print(dataset)
 
 
@@ -111,6 +117,8 @@ def create_job(
         more = json.loads(options)
     except json.JSONDecodeError as error:
         raise typer.BadParameter(f"not JSON: {error}", param_hint="--options") from error
+    if not isinstance(more, dict) or more.keys() & {"base_model", "dataset"}:
+        raise typer.BadParameter("an object without base_model and dataset is wanted", param_hint="--options")
     with Client() as client:
         job = client.jobs.create(base_model=base_model, dataset=dataset, **more)
         out.print(job.id)
@@ -184,7 +192,7 @@ def download_adapter(
 ) -> None:
     """Download an adapter as a zip that PEFT loads."""
     with Client() as client:
-        out.print(str(client.adapters.download(adapter_id, to or Path(f"{adapter_id}.zip"))))
+        typer.echo(client.adapters.download(adapter_id, to or Path(f"{adapter_id}.zip")))
 
 
 @speaks_http
@@ -206,7 +214,7 @@ def _follow(client: Client, job_id: str) -> None:
         job = watch(client, job_id, err)
     if job.state != "succeeded":
         reason = f": {job.failure.detail} {job.failure.remedy}" if job.failure else ""
-        err.print(f"[red]✗[/red] {job.state}{reason}")
+        _complain(f"{job.state}{reason}")
         raise typer.Exit(1)
     out.print(f"adapter {job.adapter}")
 
@@ -220,6 +228,11 @@ def _detaching(job_id: str) -> Iterator[None]:
         raise typer.Exit(0) from error
 
 
+def _complain(sentence: str) -> None:
+    """Say what is wrong; the words may be a user's or a model's, so nothing in them is markup."""
+    err.print(Text.assemble(("✗", "red"), " ", sentence))
+
+
 def _print(resource: BaseModel) -> None:
     out.print_json(resource.model_dump_json())
 
@@ -231,5 +244,5 @@ def _table(items: Iterator[Any], columns: tuple[str, ...], *, as_json: bool) -> 
         return
     table = Table(*columns, box=None, header_style="bold")
     for item in items:
-        table.add_row(*("-" if (value := getattr(item, name)) is None else str(value) for name in columns))
+        table.add_row(*(Text("-" if (value := getattr(item, name)) is None else str(value)) for name in columns))
     out.print(table)

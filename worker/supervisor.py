@@ -35,14 +35,22 @@ EXIT_S = 30.0
 
 log = get_logger(__name__)
 
-# How an exit that says nothing is explained. -9 is what the kernel's out-of-memory killer leaves.
+# How an exit that says nothing is explained. -9 is what the kernel's out-of-memory killer leaves, -6 a library in C++
+# or Rust that gets no memory.
 _SILENT_DEATHS = {
     -9: Failure(
         code=FailureCode.OUT_OF_MEMORY,
         detail="The process was killed by the system (SIGKILL), most often for want of memory.",
         remedy="Give the worker more memory; for a job, lower hyperparameters.micro_batch_size or image.longest_edge.",
         retryable=True,
-    )
+    ),
+    -6: Failure(
+        code=FailureCode.OUT_OF_MEMORY,
+        detail="The process was aborted (SIGABRT), most often because a library got no memory.",
+        remedy="The last lines of its output are in the log. Give the worker more memory; for a data set, look for lines "
+        "of many megabytes.",
+        retryable=True,
+    ),
 }
 
 

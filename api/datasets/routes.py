@@ -13,15 +13,15 @@ from api.documents import problems
 from api.idempotency import Answer, KeyHeader, fingerprint, once
 from api.listing import Cursor, Limit, Page, paged
 from api.services import ProjectDep, Services, ServicesDep
-from api.text import NAME_CHARS, Name, is_control, is_id
-from core.errors import Conflict, Invalid, NotFound, Problem, TooLarge
+from api.text import NAME_CHARS, Name, is_control, is_id, said
+from core.errors import Conflict, NotFound, Problem, TooLarge
 from core.ids import Prefix, new_id
 from core.queue import Queue
 from core.settings import Settings
 from core.storage import Stored
 from ingest.container import sniff
 from models import dataset as datasets
-from models import event
+from models import event, schema
 from models.dataset import Dataset
 from models.states import Kind
 from models.work import Work
@@ -34,7 +34,7 @@ def make_router(settings: Settings) -> APIRouter:
         "",
         status_code=202,
         response_model=DatasetRead,
-        responses=problems(Invalid, TooLarge),
+        responses=problems(TooLarge),
         max_body_size=settings.max_upload_bytes,
     )(create_dataset)
     router.get("")(list_datasets)
@@ -55,7 +55,8 @@ def create_dataset(
     filename = _filename(file)
     file.file.seek(0)
     container = sniff(file.file, filename)
-    file.file.seek(0)
+    with services.database.read() as session:
+        schema.probe(session)  # a database that is away refuses before anything is stored
     dataset_id = new_id(Prefix.DATASET)
     stored = services.storage.put_stream(f"{project}/datasets/{dataset_id}/upload", file.file)
     dataset = Dataset(
@@ -100,6 +101,8 @@ def get_dataset(dataset_id: str, services: ServicesDep, project: ProjectDep) -> 
 def get_dataset_report(dataset_id: str, services: ServicesDep, project: ProjectDep) -> Response:
     """Show everything that validation found: each issue with its row, its pointer and what to do, and the statistics."""
     dataset, work = _find(services, dataset_id, project)
+    if work.failure is not None and not dataset.has_report:
+        raise Conflict(f"There is no report, because the validation did not end: {said(work.failure)}")
     if not dataset.has_report:
         raise Conflict(f"The data set is still {read_dataset(dataset, work).state}; its report comes at the end.")
     return Response(services.storage.read(dataset.report_key), media_type="application/json")

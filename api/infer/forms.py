@@ -82,7 +82,7 @@ async def _from_form(form: FormData) -> dict[str, Any]:
         if name == "image":
             values["images"].append(await _data_url(value))
         elif isinstance(value, UploadFile):
-            raise Invalid.field(f"#/{name}", f"{name} is a text field, but a file came.")
+            raise Invalid.field(f"#/{name}", f"{name} is no field for files; pictures are files of the field image.")
         elif name == "stop":
             values.setdefault("stop", []).append(value)
         elif name in values:

@@ -17,7 +17,7 @@ from api.documents import problems
 from api.infer import forms, refusals, service
 from api.infer.schemas import InferAnswer, InferRequest
 from api.services import ProjectDep, ServicesDep
-from core.errors import Busy, Conflict, Invalid, NotFound, Problem, TimedOut, TooLarge, Unavailable
+from core.errors import Busy, Conflict, NotFound, Problem, TimedOut, TooLarge, Unavailable
 from core.http import request_id
 from core.settings import Settings
 
@@ -32,7 +32,8 @@ def make_router(settings: Settings) -> APIRouter:
     router.post(
         "",
         response_model=InferAnswer,
-        responses=problems(NotFound, Conflict, TooLarge, Invalid, Busy, Unavailable, TimedOut),
+        responses=problems(NotFound, Conflict, TooLarge, Busy, Unavailable, TimedOut)
+        | {200: {"content": {"text/event-stream": {}}, "description": "the answer; with `stream`, its pieces as SSE"}},
         openapi_extra=forms.OPENAPI_BODY,
         max_body_size=settings.max_infer_bytes,
     )(infer)

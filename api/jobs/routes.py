@@ -10,7 +10,7 @@ from api.documents import problems
 from api.idempotency import Answer, KeyHeader, fingerprint, once
 from api.jobs import logs, service
 from api.jobs.schemas import MAX_SEQ, JobCreate, JobRead, LogPage, LogQuery, read_item
-from api.listing import Cursor, Limit, Page
+from api.listing import Cursor, Limit, Page, paged
 from api.services import ProjectDep, ServicesDep
 from core.errors import Conflict, Invalid, NotFound
 from core.queue import Queue
@@ -23,7 +23,7 @@ NDJSON_TYPE = "application/x-ndjson"
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
 
-@router.post("", status_code=202, response_model=JobRead, responses=problems(Conflict, Invalid))
+@router.post("", status_code=202, response_model=JobRead, responses=problems(Conflict))
 def create_job(
     body: JobCreate, request: Request, services: ServicesDep, project: ProjectDep, key: KeyHeader = None
 ) -> Response:
@@ -54,9 +54,8 @@ def list_jobs(
     """List jobs, newest first."""
     with services.database.read() as session:
         rows = jobs.page(session, project=project, before=cursor, limit=limit + 1, state=state)
-        more = len(rows) > limit
-        shown = service.show(session, rows[:limit])
-    return Page(items=shown, next_cursor=shown[-1].id if more else None)
+        shown = service.show(session, rows)
+    return paged(shown, limit=limit, read=lambda job: job, cursor=lambda job: job.id)
 
 
 @router.get("/{job_id}", responses=problems(NotFound))
@@ -76,7 +75,7 @@ def cancel_job(job_id: str, services: ServicesDep, project: ProjectDep) -> JobRe
 @router.get(
     "/{job_id}/logs",
     response_model=LogPage,
-    responses=problems(NotFound, Invalid)
+    responses=problems(NotFound)
     | {200: {"content": {"text/event-stream": {}, NDJSON_TYPE: {}}, "description": "a page, or a stream that follows"}},
 )
 def get_job_logs(

@@ -6,7 +6,7 @@ from sqlmodel import Session
 
 from api.idempotency import Answer
 from api.jobs.schemas import JobCreate, JobRead, read_job
-from api.text import is_id
+from api.text import is_id, said
 from core.errors import Conflict, Invalid, NotFound
 from core.ids import Prefix, new_id
 from core.queue import Queue
@@ -94,9 +94,10 @@ def _ready_dataset(session: Session, dataset_id: str, *, project: str) -> Datase
     state = dataset_state(work.state)
     if state is DatasetState.READY:
         return dataset
-    remedy = (
-        f"Wait until GET /datasets/{dataset_id} says ready."
-        if state is DatasetState.VALIDATING
-        else f"GET /datasets/{dataset_id}/report says what is wrong; mend it and upload it again."
-    )
+    if state is DatasetState.VALIDATING:
+        remedy = f"Wait until GET /datasets/{dataset_id} says ready."
+    elif dataset.has_report:
+        remedy = f"GET /datasets/{dataset_id}/report says what is wrong; mend it and upload it again."
+    else:
+        remedy = said(work.failure) if work.failure else "Upload it again."
     raise Conflict(f"The data set {dataset_id} is {state}. {remedy}", state=state.value)

@@ -15,6 +15,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from examples.digits.sample import NUM_UPLOADED, QUESTION, Digit, digits, write_zip
 from examples.digits.service import service
@@ -117,7 +118,7 @@ def _train(client: Client, dataset: Dataset, console: Console) -> Job:
 def _show_answers(console: Console, asked: list[Digit], before: Score, after: Score) -> None:
     table = Table("the digit", "the base says", "the adapter says", box=None, padding=(0, 2), header_style="bold")
     for digit, base, adapter in list(zip(asked, before.answers, after.answers, strict=True))[:NUM_SHOWN]:
-        table.add_row(digit.word, base, adapter)
+        table.add_row(digit.word, Text(base), Text(adapter))  # what a model says is no markup
     console.print()
     console.print(table)
 

@@ -13,6 +13,10 @@ from api.app import create_app
 from api.health import PART_S
 from core.db import Database
 from core.errors import PROBLEMS
+from core.process import free_port
+from models.dataset import Dataset
+from models.states import Kind
+from models.work import Work
 from tests.integration.conftest import colours, zip_of
 
 KEY = {"Authorization": "Bearer s3cret"}
@@ -108,6 +112,7 @@ def test_a_body_over_the_limit_is_a_413_problem(open_client):
     answer = upload(client, b"x" * 20_000)
     assert answer.status_code == 413
     assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.headers["x-request-id"] == answer.json()["instance"]
     assert answer.json()["type"] == "/problems/too-large"
     for word in ("LENSMITH_MAX_UPLOAD_BYTES", "LENSMITH_MAX_INFER_BYTES", "split the data set"):
         assert word in answer.json()["detail"]
@@ -173,6 +178,42 @@ def test_an_upload_stays_when_nobody_knows_whether_its_row_was_kept(client, sett
         assert upload(client, colours(3)).status_code == 503
     (made,) = client.get("/datasets").json()["items"]
     assert (settings.layout.storage / "default" / "datasets" / made["id"] / "upload").read_bytes() == colours(3)
+
+
+def test_an_upload_while_the_database_is_away_leaves_no_file(settings):
+    """The file was stored before the database was asked, and nobody ever removed it."""
+    away = settings.model_copy(update={"database_url": f"postgresql://nobody@127.0.0.1:{free_port()}/none"})
+    with TestClient(create_app(away), base_url="http://localhost", raise_server_exceptions=False) as client:
+        assert upload(client, colours(3)).status_code == 503
+    assert [path for path in settings.layout.storage.rglob("*") if path.is_file()] == []
+
+
+def test_a_set_whose_validation_broke_says_so_instead_of_naming_a_report(client, api_database):
+    lost = {
+        "code": "worker_lost",
+        "detail": "The worker was lost 3 times.",
+        "remedy": "Look at its log.",
+        "retryable": True,
+    }
+    with api_database.write() as session:
+        session.add(Work(id="ds_lost", kind=Kind.VALIDATION, queue="cpu", state="failed", failure=lost))
+        session.flush()
+        session.add(
+            Dataset(id="ds_lost", name="d", filename="d", container="zip", upload_sha256="0" * 64, upload_bytes=1)
+        )
+    report = client.get("/datasets/ds_lost/report")
+    job = client.post("/jobs", json={"base_model": "tiny", "dataset": "ds_lost"})
+    for answer in (report, job):
+        assert answer.status_code == 409
+        assert "The worker was lost 3 times. Look at its log." in answer.json()["detail"]
+
+
+def test_a_method_that_nobody_knows_makes_no_metric_of_its_own(client):
+    for number in range(5):
+        client.request(f"M{number}", "/jobs")
+    text = client.get("/metrics").text
+    assert 'method="other"' in text
+    assert 'method="M1"' not in text
 
 
 def test_an_upload_whose_key_was_used_otherwise_leaves_no_file(client, settings):

@@ -142,3 +142,32 @@ def test_a_value_that_the_database_cannot_hold_is_422(settings, api_database, mo
         answer = client.get("/jobs")
     assert answer.status_code == 422
     assert "SELECT" not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("content", "says"), [(b'{"a": "\xff"}', "can't decode byte 0xff"), (b'{"a":' * 20_000, "recursion")]
+)
+def test_a_body_that_no_parser_takes_is_a_422_that_says_why(client, content, says):
+    answer = client.post("/jobs", content=content, headers={"Content-Type": "application/json"})
+    assert says in errors_of(answer)["#"]
+
+
+def test_a_form_field_that_is_too_large_is_a_422(client):
+    answer = client.post("/infer", data={"model": "tiny", "prompt": "x" * 1_100_000}, files={"image": ("a", b"")})
+    assert "1024KB" in errors_of(answer)["#"]
+
+
+def test_a_file_in_the_wrong_field_is_told_the_right_one(client):
+    answer = client.post("/infer", data={"model": "tiny", "prompt": "x"}, files={"images": ("a.png", b"x")})
+    assert "files of the field image" in errors_of(answer)["#/images"]
+
+
+def test_a_forgotten_at_sign_is_told_how_to_send_a_file(client):
+    answer = client.post("/datasets", data={"file": "digits.zip"})
+    assert errors_of(answer) == {"#/file": "A file is wanted here, and a text came (curl: -F file=@data.zip)."}
+
+
+@pytest.mark.parametrize("path", ["/" + "a" * 300, "/" + "a/" * 200])
+def test_a_path_that_no_folder_can_have_is_no_base_model(client, ready_dataset, path):
+    assert "#/base_model" in errors_of(client.post("/jobs", json=BODY | {"base_model": path}))
+    assert client.post("/infer", json={"model": path, "prompt": "x"}).status_code == 404

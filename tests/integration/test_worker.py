@@ -44,6 +44,8 @@ def work(child: Child):
         os._exit(3)
     if child.spec["mode"] == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
+    if child.spec["mode"] == "aborted":
+        os.abort()
     child.events.emit(Metric(data={"step": 1, "loss": float("nan")}))
     return {"answer": 42}
 
@@ -203,8 +205,9 @@ def test_an_exit_that_says_nothing_is_a_failure_that_says_what_to_do(database, p
         assert attempts_of(session, work_id)[0].failure == work.failure
 
 
-def test_a_kill_by_the_system_reads_as_out_of_memory(database, play):
-    _, _, work_id = play("killed")
+@pytest.mark.parametrize("mode", ["killed", "aborted"])
+def test_a_kill_by_the_system_or_an_abort_reads_as_out_of_memory(database, play, mode):
+    _, _, work_id = play(mode)
     assert ends(database, work_id, WorkState.FAILED).failure["code"] == "out_of_memory"
 
 

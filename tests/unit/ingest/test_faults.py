@@ -229,10 +229,12 @@ def test_a_syntax_error_names_its_column(make, check):
         ("3.png", "images/3.png"),
         ("images\\3.png", "images/3.png"),
         ("image/12.png", "images/12.png"),
+        ("images/1500.jpg", "images/1500.png"),
     ],
 )
 def test_a_missing_image_is_named_with_the_nearest_name(path, nearest, make, check):
-    issue = check(make.good_zip(20, rows=[{**QA, "image": path}])).first_error
+    files = {f"images/{number:04}.png": b"" for number in range(1600)}  # more than are compared letter by letter
+    issue = check(make.good_zip(20, rows=[{**QA, "image": path}], files=files)).first_error
     assert json.dumps(path).replace("\\\\", "\\") in issue.message
     assert nearest in issue.fix
 
@@ -252,6 +254,13 @@ def test_a_bare_jsonl_that_names_a_file_is_told_where_the_image_must_be(make, ch
 def test_a_line_over_the_limit_is_reported_and_the_next_is_read(make, check):
     rows = [{**QA, "answer": "x" * 5000}, {**QA, "answer": 7}]
     report = check(make.good_zip(20, rows=rows), max_line_bytes=2000)
+    assert [(row, rule) for row, _, rule, _ in _errors(report)] == [(21, Rule.LINE_TOO_LONG), (22, Rule.WRONG_TYPE)]
+
+
+def test_a_line_of_very_many_objects_is_an_issue_and_not_the_end_of_the_process(make, check):
+    """26 MiB of empty objects took 700 MiB, and then the parser aborted the process without a word."""
+    rows = [b'{"a":[' + b"{}," * 200_000 + b"{}]}", {**QA, "answer": 7}]
+    report = check(make.good_zip(20, rows=rows))
     assert [(row, rule) for row, _, rule, _ in _errors(report)] == [(21, Rule.LINE_TOO_LONG), (22, Rule.WRONG_TYPE)]
 
 

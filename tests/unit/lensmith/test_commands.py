@@ -1,0 +1,105 @@
+"""The commands: exit statuses, and text of users and models that is never taken for markup."""
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+import lensmith.commands
+from lensmith.commands import add_commands
+
+TRAP = "img[copy].png [/x] [red]"
+DATASET = {"id": "ds_1", "name": TRAP, "state": "failed", "created_at": "2026-01-01T00:00:00Z"} | dict.fromkeys(
+    ("digest", "num_examples", "num_issues", "splits")
+)
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers every request with what the test put into `server.reply`."""
+
+    def log_message(self, *args):
+        pass
+
+    def do_GET(self):
+        status, body = self.server.reply
+        data = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.do_GET()
+
+
+@pytest.fixture
+def server(monkeypatch):
+    made = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=made.serve_forever, args=(0.02,))
+    thread.start()
+    monkeypatch.setenv("LENSMITH_URL", f"http://127.0.0.1:{made.server_port}")
+    yield made
+    made.shutdown()
+    thread.join()
+    made.server_close()
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """Run a command and return its exit status, what it printed, and what it complained of."""
+    app = typer.Typer()
+    add_commands(app)
+
+    def invoke(*arguments: str):
+        done = CliRunner().invoke(app, list(arguments))
+        assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+        return done.exit_code, done.stdout, done.stderr
+
+    return invoke
+
+
+def refusal(status: int):
+    return status, {"title": "Invalid request", "detail": f"#/file: {TRAP}", "status": status}
+
+
+def failed(code: str):
+    failure = {"code": code, "detail": TRAP, "remedy": "Mend it.", "retryable": False}
+    return 200, DATASET | {"failure": failure}
+
+
+def test_a_refusal_is_printed_as_it_is(server, run):
+    server.reply = refusal(404)
+    status, printed, complaint = run("datasets", "show", "ds_1")
+    assert (status, printed) == (1, "")
+    assert TRAP in complaint
+
+
+def test_a_table_shows_names_as_they_are(server, run, monkeypatch):
+    monkeypatch.setattr(lensmith.commands.out, "_force_terminal", True)
+    server.reply = (200, {"items": [DATASET | {"failure": None}], "next_cursor": None})
+    status, printed, _ = run("datasets", "list")
+    assert status == 0
+    assert TRAP in printed
+
+
+@pytest.mark.parametrize(
+    ("reply", "expected"), [(refusal(422), 3), (refusal(413), 1), (failed("bad_data"), 3), (failed("worker_lost"), 1)]
+)
+def test_only_data_that_was_refused_ends_with_three(server, run, tmp_path, reply, expected):
+    (tmp_path / "a.jsonl").write_text("{}")
+    server.reply = reply
+    status, _, complaint = run("datasets", "upload", str(tmp_path / "a.jsonl"))
+    assert status == expected
+    assert TRAP in complaint
+
+
+@pytest.mark.parametrize("options", ["[1]", '{"dataset": "e"}', "7", "{"])
+def test_options_that_are_no_more_of_the_body_are_a_usage_error(server, run, options):
+    status, _, complaint = run("jobs", "create", "--base-model", "tiny", "--dataset", "ds_1", "--options", options)
+    assert status == 2
+    assert "--options" in complaint
