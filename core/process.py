@@ -34,6 +34,15 @@ def calm_threads() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
+def use_one_gpu() -> None:
+    """Let this process see the first GPU only; call it before torch is imported.
+
+    transformers wraps a model in `DataParallel` as soon as it sees two, and TRL 1.16 refuses that: on a machine with two
+    GPUs no job would start. One worker per GPU sets `CUDA_VISIBLE_DEVICES` for its own.
+    """
+    os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+
+
 def signal_group(pid: int, signum: signal.Signals) -> None:
     """Send a signal to a whole process group; one that is gone is no error."""
     with suppress(ProcessLookupError, PermissionError):

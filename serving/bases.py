@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from peft import PeftModel
@@ -16,12 +16,10 @@ from core.errors import Invalid
 from core.logs import get_logger
 from serving.adapters import AdapterStore
 from serving.lora_files import Target, check_lora
-from serving.options import Dtype
 from serving.wire import AdapterRef
 from vlm import loading
-from vlm.loading import LoadedBase, Quantization
-
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+from vlm.loading import LoadedBase
+from vlm.precision import Precision, Quantization
 
 PROCESSOR_FILE = "processor_config.json"
 
@@ -74,14 +72,14 @@ class Bases:
         models_dir: Path,
         adapters: AdapterStore,
         quantization: Quantization,
-        dtype: Dtype,
+        dtype: Precision | Literal["auto"],
         max_bases: int,
         max_adapters: int,
     ) -> None:
         self._models_dir = models_dir
         self._store = adapters
         self._quantization = quantization
-        self._dtype = loading.preferred_dtype() if dtype == "auto" else _DTYPES[dtype]
+        self._dtype = loading.preferred_dtype() if dtype == "auto" else loading.DTYPES[dtype]
         self._max_bases = max_bases
         self._max_adapters = max_adapters
         self._bases: OrderedDict[str, Base] = OrderedDict()
@@ -118,6 +116,7 @@ class Bases:
 
     def _load(self, name: str) -> None:
         resolved = loading.resolve(name, models_dir=self._models_dir)
+        loading.family_in(resolved)  # what is no model at all may not push out one that answers
         while len(self._bases) >= self._max_bases:
             self._drop(next(iter(self._bases)))
         loaded = loading.load(resolved, quantization=self._quantization, dtype=self._dtype)

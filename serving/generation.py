@@ -1,6 +1,6 @@
 """From tickets to tokens: render a prompt, pad a batch, generate, row by row independent.
 
-Shapes: B rows, S prompt tokens after left padding, T tiles, H x W pixels of a tile.
+Shapes: H x W pixels of a tile.
 """
 
 import time
@@ -19,6 +19,7 @@ from serving.bases import Base
 from serving.ticket import Ticket
 from serving.wire import AdapterRef, Sampling
 from vlm.conversation import as_chat
+from vlm.padding import Tiles, pad_tiles
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,20 +29,18 @@ class Row:
     Attributes:
         ids: The prompt's tokens, images expanded.
         num_image_tokens: How many of them are image features.
-        pixels: (T, 3, H, W), or None without images.
-        pixel_mask: (T, H, W), 1 where a tile shows image and not padding.
+        tiles: Their pixels and mask (`vlm.padding`), or None without images.
     """
 
     ticket: Ticket
     ids: list[int]
     num_image_tokens: int
-    pixels: torch.Tensor | None
-    pixel_mask: torch.Tensor | None
+    tiles: Tiles | None
 
     @property
     def tile_size(self) -> tuple[int, ...]:
         """Return (H, W), or nothing without images."""
-        return () if self.pixels is None else tuple(self.pixels.shape[-2:])
+        return () if self.tiles is None else tuple(self.tiles[0].shape[-2:])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,8 +69,7 @@ def prepare(ticket: Ticket, base: Base) -> Row:
         ticket=ticket,
         ids=ids,
         num_image_tokens=ids.count(family.image_token_id(processor.tokenizer)),
-        pixels=out["pixel_values"][0] if images else None,
-        pixel_mask=out["pixel_attention_mask"][0] if images else None,
+        tiles=(out["pixel_values"][0], out["pixel_attention_mask"][0]) if images else None,
     )
 
 
@@ -156,18 +154,7 @@ def _collate(rows: Sequence[Row], *, pad_id: int, device: torch.device) -> dict[
         "input_ids": torch.tensor([[pad_id] * (length - len(row.ids)) + row.ids for row in rows]),
         "attention_mask": torch.tensor([[0] * (length - len(row.ids)) + [1] * len(row.ids) for row in rows]),
     }
-    tiled = [row for row in rows if row.pixels is not None]
-    if tiled:
-        num_tiles = max(len(row.pixels) for row in tiled if row.pixels is not None)
-        height, width = tiled[0].tile_size
-        # The model drops tiles that are all zero; that is how rows with fewer images are padded.
-        pixels = torch.zeros(len(rows), num_tiles, 3, height, width)
-        mask = torch.zeros(len(rows), num_tiles, height, width, dtype=torch.long)
-        for index, row in enumerate(rows):
-            if row.pixels is not None and row.pixel_mask is not None:
-                pixels[index, : len(row.pixels)] = row.pixels
-                mask[index, : len(row.pixels)] = row.pixel_mask
-        batch |= {"pixel_values": pixels, "pixel_attention_mask": mask}
+    batch |= pad_tiles([row.tiles for row in rows])
     return {name: tensor.to(device) for name, tensor in batch.items()}
 
 

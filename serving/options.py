@@ -5,8 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from core.settings import Settings
-
-Dtype = Literal["auto", "fp32", "bf16", "fp16"]
+from vlm.precision import Precision, Quantization
 
 
 class ServingSettings(Settings):
@@ -15,10 +14,10 @@ class ServingSettings(Settings):
     # CPU time per request of lensmith-demo with an adapter, 25 tokens of prompt and 2 of answer, alone and 8 at once, on
     # one core with AVX512-BF16: none/fp32 236 and 129 ms, none/bf16 191 and 102, nf4/fp32 314 and 181, nf4/bf16 260 and
     # 128. In fp32 a greedy answer does not depend on who shares its batch; in bf16 a near tie may fall otherwise.
-    serving_quantization: Literal["nf4", "fp4", "int8", "none"] = Field(
+    serving_quantization: Quantization = Field(
         "none", description="how bases are held while serving; none answers short prompts fastest, nf4 is smallest"
     )
-    serving_dtype: Dtype = Field(
+    serving_dtype: Precision | Literal["auto"] = Field(
         "auto", description="auto: bf16 where the hardware has it, fp16 on older GPUs, fp32 on other CPUs"
     )
     serving_bases: int = Field(1, ge=1, le=16, description="bases kept in memory at once")

@@ -18,6 +18,9 @@ from serving.wire import Generated, Timings, Usage
 
 MAX_BATCH_TOKENS = 16_384  # rows times the longest prompt: bounds the memory of one prefill
 
+# What transformers and torch raise over one row that is not as they expect.
+ROW_ERRORS = (RuntimeError, ValueError, IndexError, TypeError)
+
 log = get_logger(__name__)
 
 
@@ -61,7 +64,7 @@ class Runner:
         answers = [_answer(row, base) for row in rows]
         try:
             clock = generation.generate(base, rows, answers)
-        except (RuntimeError, ValueError, IndexError) as error:
+        except ROW_ERRORS as error:
             if is_fatal(error):
                 raise
             log.exception("batch failed", rows=len(rows))
@@ -95,6 +98,11 @@ def _prepared(tickets: Sequence[Ticket], base: Base) -> Iterator[Row]:
             yield generation.prepare(ticket, base)
         except Problem as problem:
             ticket.finish(problem)
+        except ROW_ERRORS as error:
+            if is_fatal(error):
+                raise
+            log.exception("prompt failed")
+            ticket.finish(_broken(error))
 
 
 def _batches(rows: list[Row]) -> Iterator[list[Row]]:
@@ -149,7 +157,8 @@ def _as_problem(error: Problem | WorkFailed) -> Problem:
     if isinstance(error, Problem):
         return error
     detail = error.detail[:1].upper() + error.detail[1:].rstrip(".")
-    kind = NotFound if error.code is FailureCode.BASE_MODEL else Unavailable
+    is_missing = error.code is FailureCode.BASE_MODEL and not error.retryable  # a Hub that is away may be back
+    kind = NotFound if is_missing else Unavailable
     return kind(f"{detail}. {error.remedy}", code=error.code.value)
 
 

@@ -36,7 +36,7 @@ class Ticket:
 
     @property
     def is_cancelled(self) -> bool:
-        """Tell whether somebody still waits."""
+        """Tell whether nobody waits any more."""
         return self._cancelled.is_set()
 
     def stream(self, text: str) -> None:

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from ops.migrate import upgrade
 
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")  # two cores, shared between the tests and their child processes
+os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="lensmith-hf-")  # what the developer's own cache holds is none of ours
 for name in [name for name in os.environ if name.startswith("LENSMITH_")]:
     del os.environ[name]  # the developer's own service is none of ours
 

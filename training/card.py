@@ -37,7 +37,7 @@ Licence of the base model: {licence}. The adapter is derived from it; the data i
 from peft import PeftModel
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-base = AutoModelForImageTextToText.from_pretrained("{base_model}")
+base = AutoModelForImageTextToText.from_pretrained("{load_from}"){where}
 model = PeftModel.from_pretrained(base, "path/to/this/folder")
 processor = AutoProcessor.from_pretrained("path/to/this/folder")
 ```
@@ -52,6 +52,7 @@ class Card:
     """What the card tells.
 
     Attributes:
+        base_is_on_hub: Whether `base_model` is an id that the Hub knows.
         licence: Of the base model, as an SPDX identifier or `other`.
         metrics: Final figures by name.
         settings: Resolved settings, flat or nested.
@@ -60,6 +61,7 @@ class Card:
 
     name: str
     base_model: str
+    base_is_on_hub: bool
     revision: str | None
     licence: str
     metrics: dict[str, float | int | None]
@@ -81,6 +83,8 @@ class Card:
         return _TEMPLATE.format(
             name=self.name,
             base_model=self.base_model,
+            load_from=self.base_model if self.base_is_on_hub else "path/to/the/base",
+            where="" if self.base_is_on_hub else "  # in Lensmith's data directory: cache/models",
             revision=f" at revision `{self.revision}`" if self.revision else "",
             licence=self.licence.lower(),
             metrics=_table("metric", {name: _number(value) for name, value in self.metrics.items()}),

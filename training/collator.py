@@ -1,7 +1,4 @@
-"""Examples of one micro-batch as tensors: padded on the right, any number of images per row.
-
-Suffixes of tensor names: b rows, t tiles, h and w pixels.
-"""
+"""Examples of one micro-batch as tensors: padded on the right, any number of images per row."""
 
 from collections.abc import Sequence
 
@@ -10,6 +7,7 @@ import torch
 from training import labels
 from training.encoding import Encoded, Encoder
 from vlm.conversation import Example
+from vlm.padding import pad_tiles
 
 
 class Collator:
@@ -26,11 +24,7 @@ class Collator:
 
 
 def pad(rows: Sequence[Encoded], pad_token_id: int) -> dict[str, torch.Tensor]:
-    """Return rows of unequal length as one batch.
-
-    A missing tile is all zero with an all-zero mask; the models drop such tiles. Without any image in the batch
-    there is no `pixel_values` at all.
-    """
+    """Return rows of unequal length as one batch; without any image in it there is no `pixel_values` at all."""
     longest = max(len(row.input_ids) for row in rows)
     fill = [longest - len(row.input_ids) for row in rows]
     batch = {
@@ -38,14 +32,4 @@ def pad(rows: Sequence[Encoded], pad_token_id: int) -> dict[str, torch.Tensor]:
         "attention_mask": torch.tensor([[1] * len(r.input_ids) + [0] * n for r, n in zip(rows, fill, strict=True)]),
         "labels": torch.tensor([r.labels + [labels.IGNORED] * n for r, n in zip(rows, fill, strict=True)]),
     }
-    pixels = [row.pixel_values for row in rows if row.pixel_values is not None]
-    if pixels:
-        tiles, shape = max(len(p) for p in pixels), pixels[0].shape[1:]
-        values_bt3hw = torch.zeros(len(rows), tiles, *shape)
-        mask_bthw = torch.zeros(len(rows), tiles, *shape[1:], dtype=torch.long)
-        for index, row in enumerate(rows):
-            if row.pixel_values is not None and row.pixel_mask is not None:
-                values_bt3hw[index, : len(row.pixel_values)] = row.pixel_values
-                mask_bthw[index, : len(row.pixel_mask)] = row.pixel_mask
-        batch |= {"pixel_values": values_bt3hw, "pixel_attention_mask": mask_bthw}
-    return batch
+    return batch | pad_tiles([row.tiles for row in rows])

@@ -7,10 +7,8 @@ from typing import Literal
 import torch
 
 from core.events import Emitter
-from training.settings import Precision
-from vlm.loading import preferred_dtype
-
-DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+from vlm.loading import DTYPES, preferred_dtype
+from vlm.precision import Precision
 
 
 def has_gpu() -> bool:

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from training import labels
 from training.images import ImageFolder
 from training.labels import Replacement, Span
 from vlm.conversation import Example, Message, as_chat
+from vlm.cutting import Cutting
 from vlm.family import Family
+from vlm.padding import Tiles
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,14 +23,12 @@ class Encoded:
     Attributes:
         input_ids: S tokens, images expanded.
         labels: S labels; `labels.IGNORED` where nothing is learned.
-        pixel_values: (tiles, 3, height, width) float32, or None without images.
-        pixel_mask: (tiles, height, width), 1 where a tile shows image and not padding.
+        tiles: Their pixels and mask (`vlm.padding`), or None without images.
     """
 
     input_ids: list[int]
     labels: list[int]
-    pixel_values: torch.Tensor | None
-    pixel_mask: torch.Tensor | None
+    tiles: Tiles | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,9 +46,8 @@ class Encoder:
     def __init__(self, processor: Any, family: Family, images: ImageFolder) -> None:
         self._processor = processor
         self._images = images
-        self._image_token = family.image_token
         self._structural_ids = family.masked_token_ids(processor.tokenizer)
-        self._image_tokens_by_size: dict[tuple[int, int], int] = {}
+        self._cutting = Cutting.of(processor)
 
     def encode(self, example: Example) -> Encoded:
         """Return the example as the model takes it; decodes and cuts its images."""
@@ -75,8 +72,7 @@ class Encoder:
                 images=[replacement.new for replacement in replacements],
                 structural_ids=self._structural_ids,
             ),
-            pixel_values=out["pixel_values"][0] if images else None,
-            pixel_mask=out["pixel_attention_mask"][0] if images else None,
+            tiles=(out["pixel_values"][0], out["pixel_attention_mask"][0]) if images else None,
         )
 
     def measure(self, example: Example) -> Measure:
@@ -86,20 +82,12 @@ class Encoder:
         learned = labels.mask(
             out["input_ids"], offsets=out["offset_mapping"], spans=spans, structural_ids=self._structural_ids
         )
-        image_tokens = sum(self.image_tokens(self._images.size(sha256)) for sha256 in example.images)
+        image_tokens = sum(self._cutting.num_tokens(*self._images.size(sha256)) for sha256 in example.images)
         return Measure(
             tokens=len(learned) - len(example.images) + image_tokens,
             image_tokens=image_tokens,
             labelled_tokens=len(learned) - learned.count(labels.IGNORED),
         )
-
-    def image_tokens(self, size: tuple[int, int]) -> int:
-        """Return how many tokens, structural ones included, an image of (height, width) pixels becomes."""
-        if size not in self._image_tokens_by_size:
-            # The only way that every processor offers to count without pixels; vLLM counts by it, too.
-            counted = self._processor._get_num_multimodal_tokens(image_sizes=[size])  # noqa: SLF001
-            self._image_tokens_by_size[size] = counted["num_image_tokens"][0]
-        return self._image_tokens_by_size[size]
 
     def _render(self, messages: Sequence[Message], *, open_answer: bool) -> str:
         rendered: str = self._processor.apply_chat_template(

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from training import device
 from training.collator import Collator
 from training.loss import score
-from training.settings import Precision
+from vlm import loading
+from vlm.precision import Precision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +57,7 @@ class Evaluator:
             rows = range(start, min(start + self.batch_size, self.num_examples))
             batch = self.collator([{"example": row} for row in rows])
             on_device = {name: tensor.to(place) for name, tensor in batch.items()}
-            autocast = torch.autocast(place.type, device.DTYPES[self.precision], enabled=self.precision != "fp32")
+            autocast = torch.autocast(place.type, loading.DTYPES[self.precision], enabled=self.precision != "fp32")
             with torch.no_grad(), autocast:
                 scored = score(model, on_device)
             loss += float(scored.loss_sum)

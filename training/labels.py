@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from core.errors import FailureCode, WorkFailed
 from vlm.conversation import Message
 
 IGNORED = -100
@@ -47,7 +48,7 @@ def answer_spans(messages: Sequence[Message], render: Render) -> tuple[str, list
     """Return the rendered conversation and the span of each assistant turn that has weight.
 
     Raises:
-        ValueError: The chat template rewrites earlier turns when later ones are added, so spans mean nothing.
+        WorkFailed: The chat template rewrites earlier turns when later ones are added, so spans mean nothing.
     """
     text = render(messages, open_answer=False)
     spans = []
@@ -57,7 +58,11 @@ def answer_spans(messages: Sequence[Message], render: Render) -> tuple[str, list
         before = render(messages[:index], open_answer=True)
         after = render(messages[: index + 1], open_answer=False)
         if not (after.startswith(before) and text.startswith(after)):
-            raise ValueError("This chat template does not render a conversation turn by turn.")
+            raise WorkFailed(
+                FailureCode.BASE_MODEL,
+                "The base model's chat template does not render a conversation turn by turn.",
+                remedy="Choose another base model, or give the folder a template that only adds text for each turn.",
+            )
         spans.append(Span(len(before), len(after.rstrip())))
     return text, spans
 

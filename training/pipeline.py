@@ -19,12 +19,13 @@ from training.encoding import Encoder
 from training.evaluate import Evaluator
 from training.images import ImageFolder
 from training.progress import Progress
-from training.settings import Precision, Schedule
+from training.settings import Schedule
 from training.spec import TrainingSpec
 from vlm import catalog, loading
 from vlm.conversation import Example, read_examples
 from vlm.digest import chat_template_digest, processor_digest
 from vlm.loading import LoadedBase
+from vlm.precision import Precision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +38,7 @@ class Loaded:
     """
 
     name: str
+    is_on_hub: bool
     licence: str
     base: LoadedBase
     precision: Precision
@@ -93,12 +95,14 @@ def _load(spec: TrainingSpec, child: Child) -> Loaded:
     precision = device.choose_precision(spec.hyperparameters.precision, child.events)
     resolved = loading.resolve(spec.base_model, models_dir=spec.models_dir)
     quantization = spec.method.resolved_quantization
-    base = loading.load(resolved, quantization=quantization, dtype=device.DTYPES[precision])
+    base = loading.load(resolved, quantization=quantization, dtype=loading.DTYPES[precision])
     images.apply(spec.image, base.processor)
     child.check_stop()
     entry = catalog.find(resolved.id)
+    name = (entry and entry.hub_id) or resolved.id
     return Loaded(
-        name=(entry and entry.hub_id) or resolved.id,
+        name=name,
+        is_on_hub=catalog.is_on_hub(name),
         licence=entry.licence if entry else "other",
         base=base,
         precision=precision,
@@ -183,6 +187,7 @@ def _publish(
     card = Card(
         name=spec.adapter_name,
         base_model=loaded.name,
+        base_is_on_hub=loaded.is_on_hub,
         revision=loaded.base.revision,
         licence=loaded.licence,
         metrics=metrics,

@@ -23,7 +23,7 @@ class Progress(TrainerCallback):
     Attributes:
         step: The last finished step.
         loss: Its loss; None before the first.
-        evaluation: The last validation, and `evaluated_step`, the step after which it ran.
+        evaluation: The last validation.
     """
 
     def __init__(
@@ -41,7 +41,6 @@ class Progress(TrainerCallback):
         self.step = 0
         self.loss: float | None = None
         self.evaluation: Evaluation | None = None
-        self.evaluated_step = -1
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         """Start the clock."""
@@ -92,7 +91,6 @@ class Progress(TrainerCallback):
             return
         self._child.events.emit(PhaseChanged(phase=Phase.EVALUATING))
         self.evaluation = self._evaluator.run(model, check_stop=self._child.check_stop)
-        self.evaluated_step = self.step
         self._emit(**self.evaluation.document())
 
     def _emit(self, **figures: float | None) -> None:

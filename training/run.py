@@ -4,13 +4,14 @@ import sys
 from typing import Any
 
 from core.child import Child, run_child
-from core.process import calm_threads
+from core.process import calm_threads, use_one_gpu
 from training.spec import TrainingSpec
 
 
 def work(child: Child) -> dict[str, Any]:
     """Fine-tune as the spec says and return the data of the result event."""
     calm_threads()
+    use_one_gpu()
     from training.pipeline import fine_tune  # late: torch takes seconds, and the supervisor waits for `hello`
 
     return fine_tune(TrainingSpec.model_validate(child.spec), child)

@@ -5,8 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeVar
 
 from training.spec import Hyperparameters
-
-Precision = Literal["fp32", "bf16", "fp16"]
+from vlm.precision import Precision
 
 DEFAULT_EPOCHS = 3.0
 DEFAULT_BATCH_SIZE = 16
@@ -81,7 +80,7 @@ def resolve(
     micro = _or(asked.micro_batch_size, largest_divisor(batch_size, at_most=that_fit))
     accumulation = batch_size // micro
     per_epoch = math.ceil(math.ceil(num_examples / micro) / accumulation)
-    if asked.max_steps is not None:
+    if asked.max_steps != "auto":
         total, epochs = asked.max_steps, asked.max_steps / per_epoch
     else:
         epochs = _or(asked.epochs, DEFAULT_EPOCHS)

@@ -1,4 +1,4 @@
-"""What a job may ask of training, and what `auto` means. Torch-free: the API reads it for its rules.
+"""What a job may ask of training. Torch-free: the API reads it for its rules. `training.settings` resolves `auto`.
 
 Ranges are checked here, once; the worker and the child get a spec that holds.
 """
@@ -8,8 +8,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from vlm.precision import Precision, Quantization
+
 Auto = Literal["auto"]
-Quantization = Literal["nf4", "fp4", "int8", "none"]
 
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -51,7 +52,7 @@ class Hyperparameters(_Options):
     """The schedule. Each is a value or `"auto"`; the resolved values come back on the job."""
 
     epochs: Annotated[float, Field(gt=0, le=1000)] | Auto = "auto"
-    max_steps: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    max_steps: Annotated[int, Field(ge=1, le=1_000_000)] | Auto = "auto"
     learning_rate: Annotated[float, Field(gt=0, le=1)] | Auto = "auto"
     batch_size: Annotated[int, Field(ge=1, le=4096)] | Auto = "auto"
     micro_batch_size: Annotated[int, Field(ge=1, le=512)] | Auto = "auto"
@@ -61,11 +62,11 @@ class Hyperparameters(_Options):
     lr_scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup", "auto"] = "auto"
     optimizer: Literal["adamw", "adamw_8bit", "auto"] = "auto"
     gradient_checkpointing: bool | Auto = "auto"
-    precision: Literal["fp32", "bf16", "fp16", "auto"] = "auto"
+    precision: Precision | Auto = "auto"
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
-        if self.max_steps is not None and self.epochs != "auto":
+        if self.max_steps != "auto" and self.epochs != "auto":
             raise ValueError("give epochs or max_steps, not both.")
         batch, micro = self.batch_size, self.micro_batch_size
         if isinstance(batch, int) and isinstance(micro, int) and batch % micro:
@@ -76,7 +77,12 @@ class Hyperparameters(_Options):
 class ImageOptions(_Options):
     """How pictures are cut before the model sees them; unset values keep the base model's own."""
 
-    longest_edge: int | None = Field(None, ge=32, le=4096, description="pixels; larger pictures are scaled down to it")
+    longest_edge: int | None = Field(
+        None,
+        ge=32,
+        le=4096,
+        description="pixels; every picture is scaled to it, up or down: with split, more is more tiles",
+    )
     split: bool | None = Field(None, description="cut large pictures into tiles (more image tokens, finer detail)")
 
 

@@ -151,7 +151,12 @@ def is_known(name: str) -> bool:
     if find(name) is not None:
         return True
     path = Path(name)
-    return _is_folder(path) if path.is_absolute() else _HUB_ID.fullmatch(name) is not None
+    return _is_folder(path) if path.is_absolute() else is_on_hub(name)
+
+
+def is_on_hub(name: str) -> bool:
+    """Tell whether a name is an id of the Hub, of the catalogue or another."""
+    return _HUB_ID.fullmatch(name) is not None
 
 
 def is_local(entry: CatalogEntry, models_dir: Path) -> bool:

@@ -4,6 +4,7 @@ from tokenizers import AddedToken
 from transformers import Idefics3Processor, PreTrainedTokenizerBase
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 
+from vlm.cutting import GRID
 from vlm.idefics3 import IDEFICS3
 
 # Byte for byte what SmolVLM-Instruct and SmolVLM2 ship.
@@ -18,7 +19,7 @@ CHAT_TEMPLATE = (
 # In the order of SmolVLM's own vocabulary.
 ADDED_TOKENS: tuple[str, ...] = (
     "<global-img>",
-    *(f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)),
+    *(f"<row_{row}_col_{column}>" for row in range(1, GRID + 1) for column in range(1, GRID + 1)),
     "<fake_token_around_image>",
     "<image>",
     "<end_of_utterance>",

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-_GRID = range(1, 7)
+from vlm.cutting import GRID
+
+_PLACES = range(1, GRID + 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,29 +19,25 @@ class Family:
         architectures: Values of `config.architectures` that belong to it.
         quantization_skip: Modules that stay unquantized. transformers matches from the start of the name, so
             `vision_model` alone would skip nothing, and giving any list drops the default `lm_head`.
-        lora_targets: Names of the linear modules that LoRA adapts.
         lora_exclude: PEFT's `exclude_modules`, a pattern on the full module name: without it the targets
             also hit the vision tower's `q_proj`, `k_proj` and `v_proj`.
         text_scope: A pattern on the full module name of what LoRA may reach.
         image_token: The token that an image's features replace.
         structural_tokens: The other tokens the processor writes around an image.
-        assistant_prefix: What begins an answer in a rendered conversation.
         end_token: What ends an answer.
     """
 
     name: str
     architectures: tuple[str, ...]
     quantization_skip: tuple[str, ...] = ("model.vision_model", "model.connector", "lm_head")
-    lora_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     lora_exclude: str = r".*(vision_model|connector).*"
     text_scope: str = r".*text_model\..*"
     image_token: str = "<image>"  # noqa: S105 - a token of text
     structural_tokens: tuple[str, ...] = (
         "<fake_token_around_image>",
         "<global-img>",
-        *(f"<row_{row}_col_{column}>" for row in _GRID for column in _GRID),
+        *(f"<row_{row}_col_{column}>" for row in _PLACES for column in _PLACES),
     )
-    assistant_prefix: str = "Assistant:"
     end_token: str = "<end_of_utterance>"  # noqa: S105 - a token of text
 
     def masked_token_ids(self, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

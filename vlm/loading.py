@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import bitsandbytes as bnb
 import httpx2
@@ -15,6 +15,7 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
 )
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
@@ -31,8 +32,9 @@ from vlm.demo import build as demo
 from vlm.digest import folder_digest
 from vlm.families import family_of
 from vlm.family import Family
+from vlm.precision import Precision, Quantization
 
-Quantization = Literal["nf4", "fp4", "int8", "none"]
+DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 _HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]  # never pickles, never code
 
@@ -94,6 +96,15 @@ def resolve(name: str, *, models_dir: Path) -> ResolvedBase:
     return ResolvedBase(id=name if entry is None else entry.id, source=str(folder), revision=folder.name)
 
 
+def family_in(resolved: ResolvedBase) -> Family:
+    """Return the family of a resolved base; reads its configuration only.
+
+    Raises:
+        WorkFailed: `base_model`, when the files are not a model that Lensmith knows.
+    """
+    return family_of(_read_config(resolved))
+
+
 def load(resolved: ResolvedBase, *, quantization: Quantization, dtype: torch.dtype) -> LoadedBase:
     """Load a resolved base model.
 
@@ -103,13 +114,12 @@ def load(resolved: ResolvedBase, *, quantization: Quantization, dtype: torch.dty
         dtype: The type of everything else, and of the computation.
 
     Raises:
-        WorkFailed: `base_model`, when the files are not a model that Lensmith knows.
+        WorkFailed: `base_model`, when the files are not a model that Lensmith knows, or not all of it.
     """
-    config = _read_config(resolved)
-    family = family_of(config)
+    family = family_in(resolved)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        model = AutoModelForImageTextToText.from_pretrained(
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
             resolved.source,
             dtype=dtype,
             quantization_config=_quantization_config(quantization, family, dtype),
@@ -117,16 +127,22 @@ def load(resolved: ResolvedBase, *, quantization: Quantization, dtype: torch.dty
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
+            output_loading_info=True,
         )
+        model, told = loaded
         processor = AutoProcessor.from_pretrained(resolved.source, trust_remote_code=False, local_files_only=True)  # type: ignore[no-untyped-call]
-    except (OSError, ValueError, KeyError) as error:
-        raise _failure(
-            f"the files of {resolved.id!r} do not load: {error}",
-            remedy="Give a complete model folder with config.json, *.safetensors and the processor's files.",
-        ) from error
+    except (torch.OutOfMemoryError, torch.AcceleratorError):  # a RuntimeError that is not about the files
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise _incomplete(resolved, str(error)) from error
+    if missing := sorted(told["missing_keys"]):
+        # transformers fills what is missing with random numbers and goes on
+        raise _incomplete(resolved, f"{len(missing)} tensors are missing, such as {missing[0]}")
+    if processor.chat_template is None:
+        raise _incomplete(resolved, "the processor has no chat template")
     keep_gradients_exact(model)
     return LoadedBase(
-        model=model.eval(),  # type: ignore[no-untyped-call]
+        model=model.eval(),
         processor=processor,
         family=family,
         revision=resolved.revision,
@@ -187,7 +203,7 @@ def _read_config(resolved: ResolvedBase) -> PretrainedConfig:
 
 
 def _fetch(hub_id: str) -> Path:
-    """Return the snapshot of a Hub model: from the cache when it is complete, else from the network."""
+    """Return the snapshot of a Hub model; without a network, what the cache holds of it."""
     try:
         return Path(snapshot_download(hub_id, allow_patterns=_HUB_FILES))
     except GatedRepoError as error:
@@ -207,6 +223,13 @@ def _fetch(hub_id: str) -> Path:
             "`lensmith-demo` works offline.",
             retryable=True,
         ) from error
+
+
+def _incomplete(resolved: ResolvedBase, reason: str) -> WorkFailed:
+    return _failure(
+        f"the files of {resolved.id!r} do not load: {reason}",
+        remedy="Give a complete model folder with config.json, *.safetensors and the processor's files.",
+    )
 
 
 def _failure(detail: str, *, remedy: str, retryable: bool = False) -> WorkFailed:

@@ -163,7 +163,7 @@ def _hyperparameters(job: Job) -> Hyperparameters:
     """Return what was asked, with what each `auto` came to once the run has settled it."""
     asked = dict(job.request["hyperparameters"])
     settled = (job.settings or {}).get("hyperparameters", {})
-    leave = {"epochs"} if asked["max_steps"] is not None else set()
+    leave = {"epochs"} if asked["max_steps"] != "auto" else set()
     for name, value in asked.items():
         if value == "auto" and name not in leave:
             asked[name] = settled.get(name, value)

@@ -48,7 +48,7 @@ def _make(folder: Path) -> None:
     try:
         tokenizer, decoder = read_decoder()
         model = assemble(tokenizer, decoder)
-        model.model.load_state_dict(load_file(anatomy.WEIGHTS), strict=False)
+        put_vision(model, anatomy.WEIGHTS)
         processor = make_processor(tokenizer, side_px=anatomy.IMAGE_SIDE_PX, image_tokens=anatomy.IMAGE_TOKENS)
         model.bfloat16().save_pretrained(folder)
         processor.save_pretrained(folder)
@@ -95,6 +95,13 @@ def assemble(tokenizer: PreTrainedTokenizerFast, decoder: LlamaForCausalLM) -> I
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
     return model
+
+
+def put_vision(model: Idefics3ForConditionalGeneration, weights: Path) -> None:
+    """Fill the tower and the connector, all of them and nothing else, from a file."""
+    told = model.model.load_state_dict(load_file(weights), strict=False)
+    assert not told.unexpected_keys, told.unexpected_keys
+    assert all(name.startswith("text_model.") for name in told.missing_keys), told.missing_keys
 
 
 def _config(tokenizer: PreTrainedTokenizerFast, decoder: LlamaConfig) -> Idefics3Config:

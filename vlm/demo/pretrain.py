@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from vlm.chat import make_processor
 from vlm.demo import anatomy, build, glyphs
@@ -67,7 +67,7 @@ def split_fonts(folders: list[Path], *, reference: Path) -> Fonts:
 def _align(tower: Path, sources: Sources, held_out: Sources, arguments: argparse.Namespace) -> dict[str, object]:
     tokenizer, decoder = build.read_decoder()
     model = build.assemble(tokenizer, decoder)
-    model.model.load_state_dict(load_file(tower), strict=False)
+    build.put_vision(model, tower)
     processor = make_processor(tokenizer, side_px=anatomy.IMAGE_SIDE_PX, image_tokens=anatomy.IMAGE_TOKENS)
     aligner = Aligner(model, processor)
     settings = AlignSettings(

@@ -125,7 +125,6 @@ def train(eye: Eye, sources: Sources, held_out: Sources, settings: TowerSettings
             _log.info("step %d after %.0f s: %s", step, time.monotonic() - started, accuracy(eye, held_out))
             save(eye, folder / "tower.safetensors")
     save(eye, folder / "tower.safetensors")
-    torch.save(eye.state_dict(), folder / "eye.pt")
     return {"images": step * settings.batch, "seconds": time.monotonic() - started} | accuracy(eye, held_out)
 
 

@@ -248,6 +248,27 @@ def test_a_batch_that_fails_is_run_row_by_row(world, ask, monkeypatch):
     assert bad.status == 500
 
 
+def test_a_prompt_that_breaks_the_processor_is_refused_alone(world, ask, monkeypatch):
+    from serving import generation
+
+    plain = generation.prepare
+
+    def fragile(ticket, base):
+        if "poison" in ticket.request.messages[0].text:
+            raise ValueError("as a template would")
+        return plain(ticket, base)
+
+    monkeypatch.setattr(generation, "prepare", fragile)
+    engine = Engine(world.settings)
+    pairs = [ticket_of(ask(prompt)) for prompt in ("one", "poison", "two")]
+    for ticket, _ in pairs:
+        engine.submit(ticket)
+    engine.start()
+    one, bad, two = (events.get(timeout=DEADLINE_S) for _, events in pairs)
+    engine.close(timeout_s=DEADLINE_S)
+    assert (type(one), type(two), bad.status) == (Generated, Generated, 500)
+
+
 def test_a_ticket_finishes_only_once(ask):
     ticket, events = ticket_of(ask())
     ticket.finish(Unavailable("first"))

@@ -53,7 +53,7 @@ class Album:
         return name
 
     def example(self, *turns, row=1, split="train"):
-        """Return an example of (role, part, part, ...) turns; a `str` is text, an `Image.Image`-less name is `@name`."""
+        """Return an example of (role, part, part, ...) turns; a part is text, or `@` and the name of an image."""
         images, messages = [], []
         for role, *parts in turns:
             weight = parts.pop() if isinstance(parts[-1], int) else 1

@@ -1,5 +1,6 @@
 import pytest
 
+from core.errors import WorkFailed
 from training import images
 from training.labels import IGNORED
 from training.spec import ImageOptions
@@ -32,8 +33,7 @@ def test_image_and_structural_tokens_never_carry_a_label(load, album, encoder_of
 
 def test_a_row_without_images_has_no_pixels(load, album, encoder_of):
     encoded = encoder_of(load()).encode(album.question("hi?", "hello"))
-    assert encoded.pixel_values is None
-    assert encoded.pixel_mask is None
+    assert encoded.tiles is None
 
 
 def test_answers_between_images_are_found_after_the_images_grew(load, album, encoder_of):
@@ -61,13 +61,23 @@ def test_the_measured_size_is_the_encoded_size(load, album, encoder_of, size, sp
     assert measure.labelled_tokens == len(encoded.labels) - encoded.labels.count(IGNORED)
 
 
-def test_splitting_is_a_choice_that_changes_the_tokens_of_an_image(load, encoder_of):
+def test_splitting_is_a_choice_that_changes_the_tokens_of_an_image(load, album, encoder_of):
     whole, tiled = load(), load()
     images.apply(ImageOptions(split=False), whole.processor)
     images.apply(ImageOptions(longest_edge=128, split=True), tiled.processor)
-    assert encoder_of(whole).image_tokens((100, 100)) == 4 + 3
-    assert encoder_of(tiled).image_tokens((100, 100)) > 17 * 4
+    row = album.question("?", "red", images=1)
+    assert encoder_of(whole).measure(row).image_tokens == 4 + 3
+    assert encoder_of(tiled).measure(row).image_tokens > 12 * 4
     assert images.document(tiled.processor)["longest_edge"] == 128
+
+
+def test_more_tiles_than_there_are_tokens_for_are_refused_with_the_largest_edge(load):
+    """The processor writes `<row_7_col_1>` as plain text: 825 tokens were measured where 1,497 were trained on."""
+    base = load()
+    with pytest.raises(WorkFailed, match="6 x 6 tiles of 32 pixels") as refused:
+        images.apply(ImageOptions(longest_edge=193, split=True), base.processor)
+    assert "image.longest_edge to 192" in refused.value.remedy
+    images.apply(ImageOptions(longest_edge=193, split=False), load().processor)
 
 
 def test_unset_image_options_keep_what_the_base_came_with(load):

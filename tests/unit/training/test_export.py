@@ -69,6 +69,7 @@ def test_the_card_and_the_provenance_tell_where_it_came_from(published):
     for told in ("# colours", "| data set digest | d1 |", origin["base_model"]["revision"], "| eval_loss |", "trl 1."):
         assert told in card
     assert str(folder.parent.parent) not in card + json.dumps(origin)
+    assert 'from_pretrained("path/to/the/base")  # in Lensmith' in card, "`tiny` is no name that the Hub knows"
 
 
 LOAD = """

@@ -2,6 +2,7 @@
 
 import pytest
 
+from core.errors import WorkFailed
 from training import labels
 from training.labels import IGNORED, Replacement, Span
 from vlm.conversation import Message, TextPart
@@ -47,7 +48,7 @@ def test_a_template_that_rewrites_earlier_turns_is_refused():
     def forgetful(messages, *, open_answer):
         return render(messages[-1:], open_answer=open_answer)
 
-    with pytest.raises(ValueError, match="turn by turn"):
+    with pytest.raises(WorkFailed, match="turn by turn"):
         labels.answer_spans([turn("user", "a"), turn("assistant", "b")], forgetful)
 
 

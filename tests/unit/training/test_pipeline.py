@@ -1,6 +1,7 @@
 """Whole runs on `tiny`, in this process."""
 
 import hashlib
+import json
 import math
 
 import pytest
@@ -8,9 +9,11 @@ import pytest
 from core.child import StopRequested
 from core.errors import FailureCode, WorkFailed
 from core.events import Phase
+from tests.models import make_smolvlm2
 from training import export, pipeline, trainer
 from training.export import ADAPTER_FOLDER, WEIGHTS_FILE
 from training.loss import Score
+from vlm import tiny
 
 QUICK = {"precision": "fp32", "max_steps": 4, "batch_size": 4, "micro_batch_size": 2, "learning_rate": 5e-3}
 
@@ -25,6 +28,19 @@ def losses(run):
 
 def digest(run):
     return hashlib.sha256((run.child.staging / ADAPTER_FOLDER / WEIGHTS_FILE).read_bytes()).hexdigest()
+
+
+def test_a_model_of_the_smolvlm_class_trains_measures_and_publishes(album, spec, run, models_dir, tmp_path):
+    """Its processor cannot count tokens as Idefics3's can, and every job of a SmolVLM2 model ended there."""
+    base = make_smolvlm2(tiny.ensure(models_dir), tmp_path / "smolvlm2")
+    album.colours(8, 2)
+    child_run = run()
+    asked = {"base_model": str(base), "method": {"type": "qlora"}, "hyperparameters": QUICK}
+    result = pipeline.fine_tune(spec(**asked, image={"longest_edge": 64, "split": True}), child_run.child)
+    assert losses(child_run)[-1] < losses(child_run)[0]
+    assert 0 <= result["metrics"]["eval_token_accuracy"] <= 1
+    config = json.loads((child_run.child.staging / ADAPTER_FOLDER / "processor_config.json").read_text())
+    assert config["processor_class"] == "SmolVLMProcessor"
 
 
 @pytest.mark.parametrize("method", [{"type": "qlora"}, {"type": "qlora", "quantization": "int8"}, {"type": "lora"}])

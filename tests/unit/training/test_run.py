@@ -1,5 +1,6 @@
 """The real child process: spec in, events out, and the ways that it ends."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -9,7 +10,9 @@ from contextlib import contextmanager
 import pytest
 
 from core.events import PROTOCOL_VERSION, parse
+from training import pipeline
 from training.export import ADAPTER_FOLDER
+from training.run import work
 
 QUICK = {"max_steps": 3, "batch_size": 4, "learning_rate": 0.01}
 
@@ -67,3 +70,17 @@ def test_work_that_cannot_be_done_ends_in_a_failure_with_a_remedy(spec, album, t
         assert process.wait() == 1
     assert (events[-1].type, events[-1].code) == ("failure", code)
     assert events[-1].remedy
+
+
+@pytest.mark.parametrize(
+    ("visible", "seen"), [(None, "0"), ("1,2", "1"), ("", ""), ("GPU-a", "GPU-a"), ("MIG-x,MIG-y", "MIG-x")]
+)
+def test_a_run_sees_one_gpu_because_the_trainer_refuses_to_spread_over_two(spec, run, monkeypatch, visible, seen):
+    """TRL 1.16 raises as soon as transformers sees two GPUs, so on such a machine no job would have started."""
+    monkeypatch.setattr(pipeline, "fine_tune", lambda *_: {"seen": os.environ["CUDA_VISIBLE_DEVICES"]})
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    child_of_spec = dataclasses.replace(run().child, spec=spec().model_dump(mode="json"))
+    assert work(child_of_spec) == {"seen": seen}

@@ -2,6 +2,7 @@ import subprocess
 import sys
 
 import pytest
+from huggingface_hub import file_download
 
 from vlm import catalog
 
@@ -49,6 +50,20 @@ def test_a_hub_model_without_a_cache_is_not_local(tmp_path):
     entry = catalog.find("smolvlm-256m")
     assert entry is not None
     assert not catalog.is_local(entry, tmp_path)
+
+
+def test_a_hub_model_whose_files_are_in_the_cache_is_local(tmp_path, monkeypatch):
+    entry = catalog.find("smolvlm-256m")
+    held = tmp_path / f"models--{entry.hub_id.replace('/', '--')}"
+    snapshot = held / "snapshots" / "c0ffee"
+    snapshot.mkdir(parents=True)
+    (held / "refs").mkdir()
+    (held / "refs" / "main").write_text("c0ffee")
+    monkeypatch.setattr(file_download.constants, "HF_HUB_CACHE", str(tmp_path))
+    (snapshot / "config.json").write_text("{}")
+    assert not catalog.is_local(entry, tmp_path), "the weights are missing"
+    (snapshot / "model.safetensors").write_bytes(b"")
+    assert catalog.is_local(entry, tmp_path)
 
 
 def test_a_base_that_we_build_is_local(tmp_path):

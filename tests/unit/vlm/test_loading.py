@@ -4,6 +4,7 @@ import shutil
 import pytest
 import torch
 from huggingface_hub import constants
+from safetensors.torch import load_file, save_file
 
 from core.errors import FailureCode, WorkFailed
 from vlm import loading
@@ -63,6 +64,41 @@ def test_a_folder_without_safetensors_is_refused(tiny_folder, tmp_path, models_d
     with pytest.raises(WorkFailed) as failed:
         loading.load(base, quantization="none", dtype=torch.float32)
     assert failed.value.code is FailureCode.BASE_MODEL
+
+
+def _truncate(folder):
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+
+
+def _without_vision(folder):
+    tensors = load_file(folder / "model.safetensors")
+    kept = {name: tensor for name, tensor in tensors.items() if "vision_model" not in name}
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def _another_shape(folder):
+    tensors = load_file(folder / "model.safetensors")
+    name = next(name for name in tensors if name.endswith("q_proj.weight"))
+    save_file(tensors | {name: torch.zeros(3, 3)}, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def _without_template(folder):
+    (folder / "chat_template.jinja").unlink()
+
+
+@pytest.mark.parametrize("damage", [_truncate, _without_vision, _another_shape, _without_template])
+def test_a_base_that_is_not_all_there_is_refused_and_never_filled_with_random_numbers(
+    tiny_folder, tmp_path, models_dir, damage
+):
+    """transformers loads a model without its vision tower, makes one up, and tells it to a log."""
+    copied = shutil.copytree(tiny_folder, tmp_path / "copy")
+    damage(copied)
+    base = loading.resolve(str(copied), models_dir=models_dir)
+    with pytest.raises(WorkFailed) as failed:
+        loading.load(base, quantization="none", dtype=torch.float32)
+    assert failed.value.code is FailureCode.BASE_MODEL
+    assert "do not load" in failed.value.detail
 
 
 def test_a_loaded_base_carries_what_training_needs(models_dir):

@@ -1,0 +1,109 @@
+"""How the processors of Idefics3 and SmolVLM cut an image, as arithmetic on its sides: tiles and tokens. Torch-free.
+
+Source: `resize`, `resize_for_vision_encoder` and `split_images` of both image processors in transformers 5.23. The
+counter that transformers has (`get_number_of_image_patches`) leaves out a rounding, so it is off where the longest edge
+is no multiple of the tile; and `SmolVLMProcessor` has no counter of tokens at all.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+MAX_SIDE_PX = 4096  # transformers scales anything longer down to it
+GRID = 6  # rows and columns that have tokens of their own, `<row_1_col_1>` to `<row_6_col_6>`
+_AROUND_TILE = 2  # `<fake_token_around_image><row_r_col_c>`
+_AROUND_WHOLE = 3  # `<fake_token_around_image><global-img>`, and the closing token
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cutting:
+    """The settings of a processor that decide into what an image is cut.
+
+    Attributes:
+        longest_edge_px: Every image is scaled to it, up or down.
+        tile_px: The side of a tile.
+        is_split: Whether an image becomes a grid of tiles and the whole; else it is one tile.
+        tokens_per_tile: Image features of one tile.
+        blank_line_tokens: Into how many tokens the tokenizer makes the blank line between the grid and the whole.
+    """
+
+    longest_edge_px: int
+    tile_px: int
+    is_split: bool
+    tokens_per_tile: int
+    blank_line_tokens: int = 1
+
+    @classmethod
+    def of(cls, processor: Any) -> "Cutting":
+        """Read the settings of a transformers processor."""
+        cutter = processor.image_processor
+        return cls(
+            longest_edge_px=cutter.size["longest_edge"],
+            tile_px=cutter.max_image_size["longest_edge"],
+            is_split=cutter.do_image_splitting,
+            tokens_per_tile=processor.image_seq_len,
+            blank_line_tokens=len(processor.tokenizer("\n\n", add_special_tokens=False)["input_ids"]),
+        )
+
+    @property
+    def max_longest_edge_px(self) -> int:
+        """Return the longest edge at which every tile still has a token for its place."""
+        return min(GRID * self.tile_px, MAX_SIDE_PX)
+
+    @property
+    def is_within_grid(self) -> bool:
+        """Tell whether no image can become more rows or columns than there are tokens for."""
+        return not self.is_split or self.longest_edge_px <= self.max_longest_edge_px
+
+    def grid(self, height_px: int, width_px: int) -> tuple[int, int]:
+        """Return the rows and columns of tiles beside the whole; (0, 0) when the whole is all there is."""
+        if not self.is_split:
+            return 0, 0
+        height, width = _scaled(height_px, width_px, self.longest_edge_px)
+        if width >= height:
+            ratio = width / height
+            width = self._whole_tiles(width)
+            height = self._whole_tiles(int(width / ratio))
+        else:
+            ratio = width / height
+            height = self._whole_tiles(height)
+            width = self._whole_tiles(int(height * ratio))
+        if max(height, width) <= self.tile_px:
+            return 0, 0
+        return height // self.tile_px, width // self.tile_px
+
+    def num_tiles(self, height_px: int, width_px: int) -> int:
+        """Return into how many tiles an image is cut, the whole included."""
+        rows, columns = self.grid(height_px, width_px)
+        return rows * columns + 1
+
+    def num_tokens(self, height_px: int, width_px: int) -> int:
+        """Return how many tokens an image becomes, structural ones included."""
+        rows, columns = self.grid(height_px, width_px)
+        tokens = self.tokens_per_tile + _AROUND_WHOLE
+        if rows == 0:
+            return tokens
+        line = columns * (self.tokens_per_tile + _AROUND_TILE) + 1  # and the end of the line
+        return tokens + rows * line + self.blank_line_tokens - 1
+
+    def _whole_tiles(self, side_px: int) -> int:
+        return math.ceil(side_px / self.tile_px) * self.tile_px
+
+
+def _scaled(height: int, width: int, longest_edge: int) -> tuple[int, int]:
+    """Scale the longer side to `longest_edge`, the other to the next even number, and both below `MAX_SIDE_PX`."""
+    ratio = width / height
+    if width >= height:
+        width, height = longest_edge, int(longest_edge / ratio)
+        height += height % 2
+    else:
+        height, width = longest_edge, int(longest_edge * ratio)
+        width += width % 2
+    height, width = max(height, 1), max(width, 1)
+    ratio = width / height
+    if max(height, width) > MAX_SIDE_PX:
+        if width >= height:
+            width, height = MAX_SIDE_PX, int(MAX_SIDE_PX / ratio)
+        else:
+            height, width = MAX_SIDE_PX, int(MAX_SIDE_PX * ratio)
+    return max(height, 1), max(width, 1)
