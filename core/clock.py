@@ -1,4 +1,4 @@
-"""Time: aware UTC everywhere, RFC 3339 on the wire.
+"""Time: aware UTC everywhere.
 
 Leases never use this clock: they are kept on the database's (`core.db.NowS`).
 """
@@ -9,8 +9,3 @@ from datetime import UTC, datetime
 def utc_now() -> datetime:
     """Return the present moment, aware, in UTC."""
     return datetime.now(UTC)
-
-
-def rfc3339(moment: datetime) -> str:
-    """Return `moment` as RFC 3339 in UTC with milliseconds and a `Z`."""
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -23,8 +23,18 @@ from sqlmodel import Session
 BUSY_TIMEOUT_S = 30
 
 # What a database raises that is away, busy or broken. A mistake of ours (a constraint, a type) is none of them.
-DATABASE_AWAY = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError)
-CONNECT_TIMEOUT_S = 5
+# (`InternalError`: a server that became read-only after a failover.)
+DATABASE_AWAY = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.InternalError, sa.exc.TimeoutError)
+
+# A connection whose other end is gone or hangs is given up within half a minute, not when the kernel thinks so.
+_POSTGRES = {
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 25_000,
+    "options": "-c statement_timeout=30000",
+}
 
 
 class NowS(FunctionElement[float]):
@@ -106,7 +116,7 @@ def _make_engine(url: str) -> Engine:
     return sa.create_engine(
         url.replace("postgresql://", "postgresql+psycopg://", 1),
         pool_pre_ping=True,
-        connect_args={"connect_timeout": CONNECT_TIMEOUT_S},
+        connect_args=_POSTGRES,
     )
 
 

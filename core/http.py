@@ -3,7 +3,7 @@
 import asyncio
 import json
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from http import HTTPStatus
 from types import FrameType
@@ -224,7 +224,7 @@ async def ending_streams(app: FastAPI) -> AsyncIterator[None]:
 
 
 @contextmanager
-def _chained_signals(loop: asyncio.AbstractEventLoop, stopping: asyncio.Event) -> Any:
+def _chained_signals(loop: asyncio.AbstractEventLoop, stopping: asyncio.Event) -> Iterator[None]:
     def chained(previous: Any) -> Callable[[int, FrameType | None], None]:
         def handle(signum: int, frame: FrameType | None) -> None:
             loop.call_soon_threadsafe(stopping.set)

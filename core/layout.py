@@ -47,7 +47,7 @@ class Layout:
 
     @property
     def run(self) -> Path:
-        """Return the folder of things that live as long as the service: lock, ports, staging."""
+        """Return the folder of things that live as long as the service: the lock, staging folders."""
         return self.root / "run"
 
     @property
@@ -55,9 +55,14 @@ class Layout:
         """Return the file whose lock says that a service runs on this data directory."""
         return self.run / "lensmith.lock"
 
+    @property
+    def staging_root(self) -> Path:
+        """Return the folder that holds the staging folders of all attempts."""
+        return self.run / "staging"
+
     def staging(self, work_id: str, fence: int) -> Path:
         """Return the only folder that the child of one attempt may write to."""
-        return self.run / "staging" / f"{work_id}-{fence}"
+        return self.staging_root / f"{work_id}-{fence}"
 
     def make(self) -> None:
         """Create the folders that exist on every data directory."""

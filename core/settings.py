@@ -4,6 +4,7 @@ from functools import cache
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal, Self
+from urllib.parse import quote
 
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -67,7 +68,7 @@ class Settings(BaseSettings):
     @property
     def resolved_database_url(self) -> str:
         """Return the database's URL, the embedded SQLite unless another is set."""
-        return self.database_url or f"sqlite:///{self.layout.database}"
+        return self.database_url or f"sqlite:///{quote(str(self.layout.database))}"  # a `?` would begin the options
 
     @property
     def resolved_storage_url(self) -> str:

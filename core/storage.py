@@ -22,6 +22,7 @@ from core.errors import FailureCode, WorkFailed
 from core.ids import Prefix, new_id
 
 CHUNK_BYTES = 1024 * 1024
+STAGING_PREFIX = "staging"  # of temporary keys
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +60,7 @@ class Storage:
 
     def put_stream(self, key: str, stream: IO[bytes]) -> Stored:
         """Store a stream without holding it in memory: temporary key, verify, name."""
-        temporary = f"staging/{new_id(Prefix.REQUEST)}"
+        temporary = f"{STAGING_PREFIX}/{new_id(Prefix.REQUEST)}"
         try:
             return self._put(key, temporary, stream)
         except BaseException:
@@ -135,7 +136,7 @@ class Storage:
 
     def check(self) -> None:
         """Write, read and remove a probe, or raise `WorkFailed(storage)`."""
-        key = f"staging/{new_id(Prefix.REQUEST)}"
+        key = f"{STAGING_PREFIX}/{new_id(Prefix.REQUEST)}"
         self.put_bytes(key, b"probe")
         self.delete(key)
 

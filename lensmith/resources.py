@@ -80,6 +80,7 @@ class LogItem(BaseModel):
 class Adapter(Resource):
     """An adapter."""
 
+    project: str
     name: str
     state: str
     base_model: str

@@ -60,11 +60,6 @@ def get(session: Session, adapter_id: str, *, project: str) -> Adapter | None:
     return session.exec(select(Adapter).where(Adapter.id == adapter_id, Adapter.project == project)).first()
 
 
-def of_job(session: Session, job_id: str) -> Adapter | None:
-    """Return the adapter that a job published."""
-    return session.exec(select(Adapter).where(Adapter.job_id == job_id)).first()
-
-
 def of_jobs(session: Session, job_ids: list[str]) -> dict[str, str]:
     """Return the adapter id of each of these jobs that has one."""
     query = select(Adapter.job_id, Adapter.id).where(col(Adapter.job_id).in_(job_ids))

@@ -8,7 +8,6 @@ from sqlmodel import Field, Session, SQLModel, col, select
 
 from core.clock import utc_now
 from core.db import UtcDateTime
-from models.states import TERMINAL
 from models.work import DEFAULT_PROJECT, Work
 
 
@@ -29,7 +28,7 @@ class Dataset(SQLModel, table=True):
     num_issues: int | None = None
     num_images: int | None = None
     splits: dict[str, int] | None = Field(default=None, sa_type=sa.JSON)
-    has_report: bool = False
+    report_fence: int | None = Field(default=None, description="the attempt whose report counts; none yet: null")
     progress: dict[str, Any] | None = Field(default=None, sa_type=sa.JSON)
     created_at: datetime = Field(default_factory=utc_now, sa_type=UtcDateTime)
 
@@ -44,14 +43,17 @@ class Dataset(SQLModel, table=True):
         return f"{self.prefix}/upload"
 
     @property
-    def records_key(self) -> str:
-        """Return the key of the canonical table."""
-        return f"{self.prefix}/records.parquet"
+    def has_report(self) -> bool:
+        """Tell whether a validation came to an end and said what it found."""
+        return self.report_fence is not None
 
-    @property
-    def report_key(self) -> str:
-        """Return the key of the report."""
-        return f"{self.prefix}/report.json"
+    def records_key(self, digest: str) -> str:
+        """Return the key of the canonical table; its digest is in it, so a late worker overwrites nothing."""
+        return f"{self.prefix}/records-{digest}.parquet"
+
+    def report_key(self, fence: int) -> str:
+        """Return the key of the report of the attempt with this fence."""
+        return f"{self.prefix}/report-{fence}.json"
 
 
 def image_key(project: str, sha256: str) -> str:
@@ -71,14 +73,6 @@ def page(session: Session, *, project: str, before: str | None, limit: int) -> l
     if before is not None:
         query = query.where(Dataset.id < before)
     return list(session.exec(query.order_by(col(Dataset.id).desc()).limit(limit)).all())
-
-
-def users_of(session: Session, dataset_id: str) -> list[str]:
-    """Return the ids of jobs that have not ended and need this data set."""
-    from models.job import Job
-
-    query = select(Job.id).join(Work, col(Work.id) == Job.id)
-    return list(session.exec(query.where(Job.dataset_id == dataset_id, col(Work.state).not_in(TERMINAL))))
 
 
 def record(session: Session, dataset_id: str, **values: Any) -> None:

@@ -103,7 +103,7 @@ def set_phase(session: Session, claimed: Claim, phase: Phase) -> bool:
 
 
 def finish(session: Session, claimed: Claim, target: WorkState, *, failure: dict[str, Any] | None = None) -> bool:
-    """End the work as `succeeded`, `failed` or `cancelled`; False: fenced, and the caller must roll back."""
+    """End the work as `succeeded`, `failed` or `cancelled`; False: fenced, and nothing was written."""
     ended = transition(
         session,
         claimed.work_id,
@@ -150,14 +150,14 @@ def cancel(session: Session, work_id: str) -> WorkState | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Swept:
-    """What a sweep found: leases taken back, and queued work whose doorbell may be lost."""
+    """What a sweep found: leases taken back, and of each queue one piece of work whose doorbell may be lost."""
 
     expired: tuple[str, ...]
-    waiting: tuple[tuple[str, Queue], ...]
+    waiting: dict[Queue, str]
 
 
 def sweep(session: Session, *, max_attempts: int, limit: int = 100) -> Swept:
-    """Take back expired leases; name the queued work to ring for again."""
+    """Take back expired leases; name the queues to ring for again."""
     expired = session.exec(
         select(Work)
         .where(col(Work.state).in_(LEASED), col(Work.lease_until_s) < NowS())
@@ -167,14 +167,11 @@ def sweep(session: Session, *, max_attempts: int, limit: int = 100) -> Swept:
     for work in expired:
         _take_back(session, work, max_attempts=max_attempts)
     waiting = session.exec(
-        select(Work.id, Work.queue)
+        select(Work.queue, sa.func.min(Work.id))
         .where(Work.state == WorkState.QUEUED, col(Work.available_at_s) <= NowS())
-        .order_by(col(Work.priority).desc(), col(Work.id))
-        .limit(limit)
+        .group_by(col(Work.queue))
     ).all()
-    return Swept(
-        expired=tuple(work.id for work in expired), waiting=tuple((work_id, Queue(queue)) for work_id, queue in waiting)
-    )
+    return Swept(expired=tuple(work.id for work in expired), waiting={Queue(queue): first for queue, first in waiting})
 
 
 def _take_back(session: Session, work: Work, *, max_attempts: int) -> None:

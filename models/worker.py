@@ -19,7 +19,7 @@ class Worker(SQLModel, table=True):
     host: str = Field(max_length=255)
     pid: int
     version: str = Field(max_length=32)
-    capacity: dict[str, Any] = Field(sa_type=sa.JSON, description="slots, cores, memory, devices")
+    capacity: dict[str, Any] = Field(sa_type=sa.JSON, description="slots, cores, machine")
     started_at_s: float = Field(sa_type=sa.Double)
     heartbeat_at_s: float = Field(sa_type=sa.Double)
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from core.layout import Layout
+from core.storage import STAGING_PREFIX
 from ops.errors import CannotStart
 
 
@@ -53,14 +54,19 @@ def _take(descriptor: int, layout: Layout) -> None:
     os.write(descriptor, f"{os.getpid()}\n".encode())
 
 
-def sweep(layout: Layout) -> None:
+def sweep(layout: Layout, *, own_storage: bool) -> None:
     """Remove what only a running part may own; call it under the lock, before any part starts.
 
     A part that is killed leaves its staging folder, and whatever it was about to unpack under a temporary name:
-    `<digest>.req_<id>` (`worker.training`) and `fetching-<random>` (`serving.adapters`).
+    `<digest>.req_<id>` (`worker.training`) and `fetching-<random>` (`serving.adapters`). `own_storage`: the objects lie
+    in the data directory, so that nobody else can be writing one under its temporary key.
     """
-    staging = layout.staging("any", 0).parent
-    leftovers: list[Path] = [*staging.glob("*"), *layout.datasets.glob("*.req_*"), *layout.adapters.glob("fetching-*")]
+    leftovers: list[Path] = [
+        *layout.staging_root.glob("*"),
+        *layout.datasets.glob("*.req_*"),
+        *layout.adapters.glob("fetching-*"),
+        *((layout.storage / STAGING_PREFIX).glob("*") if own_storage else ()),
+    ]
     for path in leftovers:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 from importlib.resources import files
 
+import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
@@ -12,6 +13,8 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from core.db import Database
 from core.settings import Settings
 from ops.errors import CannotStart
+
+MIGRATION_LOCK = 0x6C656E73  # any number that nobody else takes
 
 
 def alembic_config() -> Config:
@@ -50,9 +53,12 @@ def migrate(settings: Settings) -> str:
 
 
 def upgrade(database: Database) -> None:
-    """Bring the database to the newest version, in one transaction."""
+    """Bring the database to the newest version, in one transaction; who comes at the same moment waits."""
     config = alembic_config()
     with database.engine.begin() as connection:
+        if connection.dialect.name == "postgresql":  # SQLite has one writer anyway
+            connection.execute(sa.text("SET LOCAL statement_timeout = 0"))
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATION_LOCK)))
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
 

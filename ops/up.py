@@ -1,7 +1,5 @@
 """`lensmith up`: lock the data directory, migrate, start every part, keep them up, stop them all."""
 
-import signal
-import threading
 from contextlib import ExitStack
 
 from rich.console import Console
@@ -13,6 +11,7 @@ from ops.errors import CannotStart
 from ops.migrate import migrate
 from ops.parts import Ports, plan
 from ops.processes import Running, start_all, stop_all
+from ops.signals import stop_on_signals
 from ops.watch import wait_until_up, watch
 
 
@@ -24,12 +23,12 @@ def up(settings: Settings, console: Console) -> int:
     """
     if settings.exposure is not None:
         raise CannotStart(settings.exposure)
-    stop = _stop_signals()
+    stop = stop_on_signals()
     layout = settings.layout
     data.make(layout)
     with data.locked(layout), ExitStack() as stack:
         ports = _ports(settings)
-        data.sweep(layout)
+        data.sweep(layout, own_storage=settings.storage_url is None)
         kind = migrate(settings)
         console.print(f"[green]✓[/green] {'database':<11} {kind}, migrated")
         url = address.url(settings.host, ports.api)
@@ -40,15 +39,6 @@ def up(settings: Settings, console: Console) -> int:
             return 0 if stop.is_set() else 1
         console.print(f"\n[bold]Lensmith is up[/bold] at {url}  (docs: {url}/docs; Ctrl-C stops)\n")
         return watch(running, console, stop)
-
-
-def _stop_signals() -> threading.Event:
-    """Return the event that the signals set; a hang-up that is ignored (`nohup`) stays ignored."""
-    stop = threading.Event()
-    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signum != signal.SIGHUP or signal.getsignal(signum) != signal.SIG_IGN:
-            signal.signal(signum, lambda *_: stop.set())
-    return stop
 
 
 def _ports(settings: Settings) -> Ports:

@@ -1,6 +1,5 @@
 """The watch over the parts: until all are up, a part that ends explains itself; after that, it is started again."""
 
-import threading
 import time
 from dataclasses import dataclass, field
 
@@ -8,6 +7,7 @@ import httpx2
 from rich.console import Console
 
 from ops.processes import Running
+from ops.signals import Stop
 
 START_S = 120.0
 LOOK_S = 0.1
@@ -38,7 +38,7 @@ class _Watched:
     due_at: float | None = None
 
 
-def wait_until_up(address: str, running: list[Running], console: Console, stop: threading.Event) -> bool:
+def wait_until_up(address: str, running: list[Running], console: Console, stop: Stop) -> bool:
     """Print one line per part when it is up; False: one of them ended, or the user wants to stop."""
     waiting = {entry.part.name: entry for entry in running}
     deadline = time.monotonic() + START_S
@@ -69,7 +69,7 @@ def _up_parts(client: httpx2.Client) -> set[str]:
     return well | {"api"} | ({"valkey"} if "broker" in well else set())
 
 
-def watch(running: list[Running], console: Console, stop: threading.Event) -> int:
+def watch(running: list[Running], console: Console, stop: Stop) -> int:
     """Start again what ends, until the user stops everything (0) or one part ends too often (1)."""
     watched = [_Watched(entry=entry) for entry in running]
     while not stop.wait(WATCH_S):

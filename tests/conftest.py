@@ -36,6 +36,14 @@ def wait_for(condition, *, within_s=60.0, what="the condition"):
     return value
 
 
+def is_alive(pid: int) -> bool:
+    """Tell whether a process runs; one that only waits to be reaped does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 @pytest.fixture(scope="session")
 def valkey_url(tmp_path_factory) -> Iterator[str]:
     """A real Valkey server."""

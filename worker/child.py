@@ -151,9 +151,10 @@ class ChildProcess:
                 os.set_blocking(fd, False)
                 selector.register(fd, selectors.EVENT_READ)
             while selector.get_map():
+                has_ended = self._process.poll() is not None  # before the read: what it said last is read after it
                 batch = self._read_for(every_s, selector, buffers)
                 yield batch
-                if not batch and self._process.poll() is not None:
+                if has_ended and not batch:
                     return
 
     def _read_for(

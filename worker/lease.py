@@ -2,6 +2,8 @@
 
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -18,7 +20,10 @@ class Lease:
     """A lease that is kept alive inside a `with` block.
 
     `state` is what the row stood at when it was last heard of (this is how a cancel arrives). `lost` is set when the
-    lease is gone, or would be before we could prolong it: then the holder kills its child and writes nothing more.
+    lease is gone, or will be within one heartbeat: then the holder writes nothing more, and its child is killed.
+
+    One thread prolongs the lease, another watches the clock: a database that hangs would hold the first for longer
+    than the lease lasts, while another worker runs the same job on another device.
     """
 
     def __init__(self, database: Database, claim: Claim, *, lease_s: float, heartbeat_s: float) -> None:
@@ -29,32 +34,66 @@ class Lease:
         self._lease_s = lease_s
         self._heartbeat_s = heartbeat_s
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._keep, name=f"lease-{claim.work_id}", daemon=True)
+        self._lock = threading.Lock()
+        self._kill: Callable[[], None] | None = None
+        self._kept_until = time.monotonic() + lease_s
+        name = f"lease-{claim.work_id}"
+        self._threads = (
+            threading.Thread(target=self._keep, name=name, daemon=True),
+            threading.Thread(target=self._watch, name=f"{name}-watch", daemon=True),
+        )
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._ended.set()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
+
+    @contextmanager
+    def killing(self, kill: Callable[[], None]) -> Iterator[None]:
+        """Call `kill` as soon as the lease is lost, as long as this block lasts."""
+        self._set_kill(kill)
+        if self.lost.is_set():
+            kill()
+        try:
+            yield
+        finally:
+            self._set_kill(None)
+
+    def _set_kill(self, kill: Callable[[], None] | None) -> None:
+        with self._lock:
+            self._kill = kill
 
     def _keep(self) -> None:
-        kept_until = time.monotonic() + self._lease_s
-        while not self._ended.wait(self._heartbeat_s):
+        while not self._ended.wait(self._heartbeat_s) and not self.lost.is_set():
             asked_at = time.monotonic()
             try:
                 with self._database.write() as session:
                     state = leases.heartbeat(session, self.claim, lease_s=self._lease_s)
             except DATABASE_AWAY as error:
                 log.warning("heartbeat failed", work_id=self.claim.work_id, error=str(error))
-                if time.monotonic() + self._heartbeat_s < kept_until:
-                    continue
-                state = None  # we cannot prolong it in time, so it is not ours any more
+                continue
             if state is None:
-                self.lost.set()
+                self._lose()
                 return
             self.state = state
-            kept_until = asked_at + self._lease_s
+            self._kept_until = asked_at + self._lease_s
+
+    def _watch(self) -> None:
+        """Give the lease up one heartbeat before it ends."""
+        while (left := self._kept_until - self._heartbeat_s - time.monotonic()) > 0:
+            if self._ended.wait(left):
+                return
+        self._lose()
+
+    def _lose(self) -> None:
+        self.lost.set()
+        with self._lock:
+            if self._kill is not None:
+                self._kill()

@@ -7,6 +7,7 @@ So a message costs a millisecond, remote control always answers, and work goes o
 import argparse
 import signal
 import sys
+import threading
 
 from celery.signals import worker_shutting_down
 
@@ -27,7 +28,7 @@ def main() -> None:
     logs.configure(settings().log_format, part=f"worker-{arguments.queue}")
     service = Service(Queue(arguments.queue), settings(), beat=arguments.beat)
     _register(service)
-    worker_shutting_down.connect(lambda **_: service.slot.stop(), weak=False)  # at the signal, not when Celery is done
+    worker_shutting_down.connect(lambda **_: _stop_soon(service), weak=False)  # at the signal, not when Celery is done
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until Celery's own handler is there
     try:
         service.start()
@@ -48,6 +49,11 @@ def main() -> None:
     finally:
         service.stop()
         log.info("worker down", queue=arguments.queue)
+
+
+def _stop_soon(service: Service) -> None:
+    """Stop the slot from a thread: this runs inside of a signal handler, perhaps of the thread that rings the bell."""
+    threading.Thread(target=service.slot.stop).start()
 
 
 def _register(service: Service) -> None:

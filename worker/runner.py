@@ -106,9 +106,9 @@ class Slot(threading.Thread):
         return self._finish(lease, WorkState.FAILED, nothing, failure)
 
     def _supervise(self, kind: WorkKind, lease: Lease, staging: Path) -> Outcome:
-        spec = kind.prepare(lease.claim, staging)
+        spec = self._patiently(lease, lambda: kind.prepare(lease.claim, staging))
         stopping = Stopping(ask_s=self._settings.stop_ask_s, term_s=self._settings.stop_term_s)
-        with ChildProcess(kind.module, spec=spec, staging=staging) as process:
+        with ChildProcess(kind.module, spec=spec, staging=staging) as process, lease.killing(process.kill):
             return supervise(
                 process, lease, database=self._database, recorder=kind, stopping=stopping, shutdown=self.shutdown
             )
@@ -118,9 +118,11 @@ class Slot(threading.Thread):
             case Succeeded(data=data):
                 if not self._patiently(lease, lambda: self._set_phase(lease.claim, Phase.PUBLISHING)):
                     raise LeaseLost
-                return self._finish(lease, WorkState.SUCCEEDED, kind.publish(lease.claim, staging, data))
+                apply = self._patiently(lease, lambda: kind.publish(lease.claim, staging, data))
+                return self._finish(lease, WorkState.SUCCEEDED, apply)
             case Failed(failure=failure):
-                return self._finish(lease, WorkState.FAILED, kind.salvage(lease.claim, staging), failure)
+                apply = self._patiently(lease, lambda: kind.salvage(lease.claim, staging))
+                return self._finish(lease, WorkState.FAILED, apply, failure)
             case Ended():
                 return self._patiently(lease, lambda: self._give_back(lease.claim))
             case Fenced():

@@ -4,7 +4,7 @@ import os
 import platform
 import socket
 import threading
-import time
+from collections.abc import Callable
 from contextlib import suppress
 
 from celery.beat import EmbeddedService
@@ -48,13 +48,16 @@ class Service:
             kinds={Kind.VALIDATION: Validation(rooms), Kind.TRAINING: Training(rooms)},
         )
         self._left = threading.Event()
-        self._heart = threading.Thread(target=self._live, name="worker-heartbeat", daemon=True)
+        # Two threads: to ring with a broker that hangs takes seconds, and a worker that does not beat looks dead.
+        self._heart = self._thread("worker-heartbeat", self._beat, every_s=settings.heartbeat_s)
+        self._sweeper = self._thread("worker-sweeper", self.sweep, every_s=settings.sweep_s)
         # Beat as a thread: a process of its own would outlive a worker that is killed.
         self._periodic = EmbeddedService(app, thread=True, scheduler_cls="celery.beat:Scheduler") if beat else None
 
     def start(self) -> None:
         """Start the threads; they need no broker."""
         self._heart.start()
+        self._sweeper.start()
         self.slot.start()
         if self._periodic is not None:
             self._periodic.start()
@@ -62,17 +65,22 @@ class Service:
     def stop(self) -> None:
         """Give running work back, then leave the table of workers."""
         self.slot.stop()
-        if self._periodic is not None:
-            self._periodic.stop()
+        if self._periodic is not None and self._periodic.is_alive():  # one that never started never stops
+            self._periodic.service.stop(wait=False)  # it may be waiting for a broker; it dies with the process
         if self.slot.is_alive():
             self.slot.join()
         self._left.set()
         if self._heart.is_alive():
             self._heart.join()
+        with suppress(*DATABASE_AWAY), self._database.write() as session:
+            workers.forget(session, self._row.id)
         self._database.close()
 
     def sweep(self) -> None:
-        """Take back expired leases, ring once for every queue that has work waiting, forget what is old."""
+        """Take back expired leases, ring once for every queue that has work waiting, forget what is old.
+
+        Beat asks for it over the broker; a thread of every worker does it without.
+        """
         with self._database.write() as session:
             swept = leases.sweep(session, max_attempts=self._settings.max_attempts)
             workers.forget_silent(session, silent_s=SILENT_S)
@@ -80,25 +88,28 @@ class Service:
         if swept.expired:
             log.warning("leases expired", work_ids=swept.expired)
         doorbell = Doorbell(app)
-        for queue, work_id in {queue: work_id for work_id, queue in swept.waiting}.items():
+        for queue, work_id in swept.waiting.items():
             doorbell.ring(queue, work_id)
 
-    def _live(self) -> None:
-        """Write that this worker lives, and sweep: beat needs a broker, this does not."""
-        swept_at = time.monotonic()
-        while True:
-            try:
-                with self._database.write() as session:
-                    workers.beat(session, self._row)
-                if time.monotonic() - swept_at >= self._settings.sweep_s:
-                    swept_at = time.monotonic()
-                    self.sweep()
-            except DATABASE_AWAY as error:
-                log.warning("worker heartbeat failed", error=str(error))
-            if self._left.wait(self._settings.heartbeat_s):
-                break
-        with suppress(*DATABASE_AWAY), self._database.write() as session:
-            workers.forget(session, self._row.id)
+    def _beat(self) -> None:
+        with self._database.write() as session:
+            workers.beat(session, self._row)
+
+    def _thread(self, name: str, act: Callable[[], None], *, every_s: float) -> threading.Thread:
+        """Return a thread that does something again and again, whatever it raises, until the worker leaves."""
+
+        def repeat() -> None:
+            while True:
+                try:
+                    act()
+                except DATABASE_AWAY as error:
+                    log.warning("the database is away", thread=name, error=str(error))
+                except Exception:  # the edge of the thread: a worker that no longer beats looks dead
+                    log.exception("thread broke", thread=name)
+                if self._left.wait(every_s):
+                    return
+
+        return threading.Thread(target=repeat, name=name, daemon=True)
 
 
 def _describe(queue: Queue) -> Worker:

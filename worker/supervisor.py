@@ -10,6 +10,7 @@ from sqlmodel import Session
 from core.db import DATABASE_AWAY, Database
 from core.errors import FailureCode
 from core.events import (
+    PROTOCOL_VERSION,
     ChildEvent,
     Failure,
     Hello,
@@ -125,6 +126,9 @@ def supervise(
         if lease.lost.is_set() or not _write(database, lease, recorder, unwritten):
             process.kill()
             return Fenced()
+        if refused := next((e for e in batch if isinstance(e, Hello) and e.protocol != PROTOCOL_VERSION), None):
+            process.kill()
+            return Failed(_other_protocol(refused))
         last = next((e for e in reversed(batch) if isinstance(e, Result | Failure | Stopped)), last)
         if shutdown.is_set() or lease.state is not WorkState.RUNNING:
             stopping.step(process)
@@ -135,6 +139,15 @@ def supervise(
             return Fenced()
     status = process.wait()
     return _outcome(last, 0 if ending.is_overdue else status, wanted=stopping.asked_at is not None)
+
+
+def _other_protocol(hello: Hello) -> Failure:
+    return Failure(
+        code=FailureCode.INTERNAL,
+        detail=f"The child speaks version {hello.protocol} of the events, this worker version {PROTOCOL_VERSION}.",
+        remedy="Lensmith was changed under a running worker: restart the worker, and make it again.",
+        retryable=True,
+    )
 
 
 def _outcome(last: Result | Failure | Stopped | None, status: int, *, wanted: bool) -> Outcome:

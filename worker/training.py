@@ -2,7 +2,6 @@
 
 import hashlib
 import shutil
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -106,8 +105,11 @@ class Training:
         temporary = target.with_name(f"{dataset.digest}.{new_id(Prefix.REQUEST)}")
         try:
             self._fetch(dataset, temporary)
-            with suppress(OSError):  # another worker was faster; its folder holds the same bytes
+            try:
                 temporary.rename(target)
+            except OSError:
+                if not target.exists():  # else another worker was faster; its folder holds the same bytes
+                    raise
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         return target
@@ -115,7 +117,8 @@ class Training:
     def _fetch(self, dataset: Dataset, folder: Path) -> None:
         """Bring the table and every image that it names; an image must be what its name says."""
         (folder / IMAGES_FOLDER).mkdir(parents=True)
-        self._rooms.storage.fetch(dataset.records_key, folder / RECORDS_FILE)
+        assert dataset.digest is not None
+        self._rooms.storage.fetch(dataset.records_key(dataset.digest), folder / RECORDS_FILE)
         for sha256 in read_image_names(folder):
             image = folder / IMAGES_FOLDER / sha256
             self._rooms.storage.fetch(image_key(dataset.project, sha256), image)

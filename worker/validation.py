@@ -38,8 +38,8 @@ class Validation:
             key = image_key(claim.project, image.name)
             if not storage.has(key):
                 storage.put_file(key, image)
-        storage.put_file(dataset.records_key, staging / "records.parquet")
-        storage.put_file(dataset.report_key, staging / "report.json")
+        storage.put_file(dataset.records_key(result["digest"]), staging / "records.parquet")
+        storage.put_file(dataset.report_key(claim.fence), staging / "report.json")
 
         def apply(session: Session) -> None:
             datasets.record(
@@ -50,7 +50,7 @@ class Validation:
                 num_issues=result["num_issues"],
                 num_images=result["num_images"],
                 splits=result["splits"],
-                has_report=True,
+                report_fence=claim.fence,
                 progress=None,
             )
 
@@ -61,11 +61,11 @@ class Validation:
         report = staging / "report.json"
         if not report.exists():
             return nothing
-        self._rooms.storage.put_file(self._load(claim).report_key, report)
+        self._rooms.storage.put_file(self._load(claim).report_key(claim.fence), report)
         num_issues = json.loads(report.read_text())["num_issues"]
 
         def apply(session: Session) -> None:
-            datasets.record(session, claim.work_id, num_issues=num_issues, has_report=True, progress=None)
+            datasets.record(session, claim.work_id, num_issues=num_issues, report_fence=claim.fence, progress=None)
 
         return apply
 

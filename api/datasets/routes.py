@@ -101,11 +101,12 @@ def get_dataset(dataset_id: str, services: ServicesDep, project: ProjectDep) -> 
 def get_dataset_report(dataset_id: str, services: ServicesDep, project: ProjectDep) -> Response:
     """Show everything that validation found: each issue with its row, its pointer and what to do, and the statistics."""
     dataset, work = _find(services, dataset_id, project)
-    if work.failure is not None and not dataset.has_report:
+    if dataset.report_fence is not None:
+        key = dataset.report_key(dataset.report_fence)
+        return Response(services.storage.read(key), media_type="application/json")
+    if work.failure is not None:
         raise Conflict(f"There is no report, because the validation did not end: {said(work.failure)}")
-    if not dataset.has_report:
-        raise Conflict(f"The data set is still {read_dataset(dataset, work).state}; its report comes at the end.")
-    return Response(services.storage.read(dataset.report_key), media_type="application/json")
+    raise Conflict(f"The data set is still {read_dataset(dataset, work).state}; its report comes at the end.")
 
 
 def _filename(file: UploadFile) -> str:

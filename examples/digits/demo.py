@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from core.settings import settings
 from examples.digits.sample import NUM_UPLOADED, QUESTION, Digit, digits, write_zip
 from examples.digits.service import service
 from lensmith import Client, Dataset, Job
@@ -138,6 +139,10 @@ def _report(console: Console, client: Client, job: Job, before: Score, after: Sc
         ("peak memory", f"{(job.peak_memory_bytes or 0) / 1e9:.2f} GB"),
         ("everything", f"{minutes:.1f} min"),
         ("adapter", f"{adapter.id}, {adapter.size_bytes / 1e6:.1f} MB"),
+        (
+            "lies in",
+            f"{settings().storage_url or settings().layout.storage}/{adapter.project}/adapters/{adapter.sha256}",
+        ),
         ("take it away", f"lensmith adapters download {adapter.id} (while the service runs)"),
         ("documentation", f"{client.url}/docs (while the service runs)"),
     ):

@@ -91,7 +91,7 @@ def upgrade() -> None:
     sa.Column('num_issues', sa.Integer(), nullable=True),
     sa.Column('num_images', sa.Integer(), nullable=True),
     sa.Column('splits', sa.JSON(), nullable=True),
-    sa.Column('has_report', sa.Boolean(), nullable=False),
+    sa.Column('report_fence', sa.Integer(), nullable=True),
     sa.Column('progress', sa.JSON(), nullable=True),
     sa.Column('created_at', sa.DateTime(timezone=True), nullable=False),
     sa.ForeignKeyConstraint(['id'], ['work.id'], ondelete='CASCADE'),

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +37,11 @@ class Service:
 
 
 def _below(pid: int) -> list[int]:
-    children = [int(c) for t in Path(f"/proc/{pid}/task").iterdir() for c in (t / "children").read_text().split()]
+    children: list[int] = []
+    with suppress(FileNotFoundError, ProcessLookupError):  # the process ends meanwhile
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            with suppress(FileNotFoundError, ProcessLookupError):  # or only this thread of it
+                children += map(int, (thread / "children").read_text().split())
     return children + [deeper for child in children for deeper in _below(child)]
 
 
@@ -51,10 +56,15 @@ def start(data_dir: Path, *, port: int | None = None, **environment: str) -> Ser
             stderr=subprocess.STDOUT,
             env=os.environ | {"LENSMITH_SWEEP_S": "1"} | environment,
         )
-    wait_for(
-        lambda: "is up" in output.read_text() or process.poll() is not None, within_s=90, what="the service's start"
-    )
-    assert process.poll() is None, output.read_text()
+    try:
+        wait_for(
+            lambda: "is up" in output.read_text() or process.poll() is not None, within_s=90, what="the service's start"
+        )
+        assert process.poll() is None, output.read_text()
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
     return Service(url=f"http://127.0.0.1:{port}", data_dir=data_dir, process=process, output=output)
 
 

@@ -11,17 +11,13 @@ import pytest
 
 from core.process import free_port
 from lensmith import Client
-from tests.conftest import wait_for
+from tests.conftest import is_alive, wait_for
 from tests.e2e.conftest import LENSMITH, start
 from tests.integration.conftest import colours
 
 pytestmark = pytest.mark.e2e
 
 PARTS = ("database", "valkey", "serving", "api", "worker-gpu", "worker-cpu")
-
-
-def is_alive(pid: int) -> bool:
-    return Path(f"/proc/{pid}").exists()
 
 
 @pytest.fixture
@@ -171,12 +167,13 @@ def test_a_hang_up_that_is_ignored_does_not_stop_it(up):
 
 def test_what_a_killed_run_left_is_gone_after_a_start(up, tmp_path):
     left = ("run/staging/job_x-1/spec.json", "cache/datasets/abc.req_1/records", "cache/adapters/fetching-x/a.json")
+    left += ("storage/staging/req_1#1",)
     for name in (*left, "cache/datasets/abc/records"):
         path = tmp_path / "data" / name
         path.parent.mkdir(parents=True)
         path.write_text("x")
     service = up()
-    assert [name for name in left if (service.data_dir / name).parent.exists()] == []
+    assert [name for name in left if (service.data_dir / name).exists()] == []
     assert (service.data_dir / "cache/datasets/abc/records").exists()
 
 

@@ -1,5 +1,7 @@
 """The database itself: migrations on both, SQLite's transactions, its clock."""
 
+import subprocess
+import sys
 import threading
 import time
 
@@ -100,3 +102,14 @@ def test_the_default_that_we_do_not_use_loses_updates_silently(counter):
 
     assert _count_up(lambda: Plain(engine)) < WRITERS * UPDATES
     engine.dispose()
+
+
+def test_two_first_starts_at_once_both_find_a_migrated_database(database_url):
+    """On PostgreSQL one of them died with a unique violation in the catalogue, and said that the database was away."""
+    code = f"from core.db import Database; from ops.migrate import upgrade; upgrade(Database({database_url!r}))"
+    started = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE) for _ in range(3)]
+    said = [process.communicate(timeout=60)[1].decode() for process in started]
+    assert [process.returncode for process in started] == [0, 0, 0], said
+    database = Database(database_url)
+    assert current(database) == head()
+    database.close()

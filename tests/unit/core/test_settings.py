@@ -1,8 +1,11 @@
 """Settings: the variables of the contract, and who may be let in."""
 
 import pytest
+import sqlalchemy as sa
 
+from core.db import Database
 from core.settings import Settings
+from core.storage import Storage
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost", "127.0.0.5"])
@@ -20,10 +23,18 @@ def test_any_other_address_needs_one(host, monkeypatch):
     assert "s3cret" not in repr(Settings(host=host))
 
 
-def test_the_embedded_defaults_lie_in_the_data_directory(tmp_path):
-    settings = Settings(data_dir=tmp_path)
-    assert settings.resolved_database_url == f"sqlite:///{tmp_path}/lensmith.db"
-    assert settings.resolved_storage_url == (tmp_path / "storage").as_uri()
+@pytest.mark.parametrize("name", ["data", "a?b", "a#b", "a%20b", "a b", "ä"])
+def test_the_embedded_defaults_lie_in_the_data_directory_whatever_its_name(tmp_path, name):
+    settings = Settings(data_dir=tmp_path / name)
+    settings.layout.make()
+    database = Database(settings.resolved_database_url)
+    with database.write() as session:
+        session.execute(sa.text("CREATE TABLE x (y INTEGER)"))
+    database.close()
+    Storage.from_url(settings.resolved_storage_url).put_bytes("x", b"")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert settings.layout.database.is_file()
+    assert (settings.layout.storage / "x").is_file()
 
 
 def test_the_variables_of_the_contract_are_read(monkeypatch):

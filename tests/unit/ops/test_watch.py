@@ -2,7 +2,6 @@
 
 import io
 import sys
-import threading
 
 import pytest
 from rich.console import Console
@@ -10,6 +9,7 @@ from rich.console import Console
 from ops import watch
 from ops.parts import Part
 from ops.processes import Running
+from ops.signals import Stop
 
 
 def test_the_wait_doubles_and_the_sixth_end_within_ten_minutes_is_the_last():
@@ -42,7 +42,7 @@ def test_a_part_that_ends_again_and_again_ends_the_service_with_its_log(dying, m
     monkeypatch.setattr(watch, "WATCH_S", 0.01)
     monkeypatch.setattr(watch.Restarts, "next_delay", _no_delay)
     console = Console(file=io.StringIO(), soft_wrap=True)
-    assert watch.watch([dying], console, threading.Event()) == 1
+    assert watch.watch([dying], console, Stop()) == 1
     said = console.file.getvalue()
     assert [f"({number} of 5)" in said for number in (1, 5, 6)] == [True, True, False]
     assert "serving ended with status 3, 6 times within 10 minutes" in said
@@ -55,6 +55,6 @@ def _no_delay(restarts: watch.Restarts, now: float) -> float | None:
 
 def test_a_part_that_ends_before_all_are_up_explains_itself(dying):
     console = Console(file=io.StringIO(), soft_wrap=True)
-    assert watch.wait_until_up("http://127.0.0.1:1", [dying], console, threading.Event()) is False
+    assert watch.wait_until_up("http://127.0.0.1:1", [dying], console, Stop()) is False
     assert "serving ended with status 3" in console.file.getvalue()
     assert "no room" in console.file.getvalue()

@@ -142,9 +142,12 @@ def test_an_unknown_base_is_not_found_and_named(client, ask):
 
 def test_a_base_folder_that_is_no_model_is_not_found(client, ask, tmp_path):
     generate(client, ask())
+    before = client.get("/healthz").json()["bases"]
     problem = generate(client, ask(base=str(tmp_path)), status=404)
     assert problem["code"] == "base_model"
-    assert client.get("/healthz").json()["bases"] == ["tiny"], "a folder that is none pushed out a base that answers"
+    assert client.get("/healthz").json()["bases"] == before != [], (
+        "a folder that is none pushed out a base that answers"
+    )
 
 
 def test_an_adapter_that_storage_lacks_is_not_found(client, ask):
