@@ -27,6 +27,7 @@ BASE_MODEL = "lensmith-demo"
 MAX_TOKENS = 6
 NUM_SHOWN = 5
 AT_ONCE = 8
+PIPED_COLUMNS = 200  # in a log no path is broken in two
 METHOD = {"type": "qlora", "quantization": "nf4", "r": 8}
 HYPERPARAMETERS = {"max_steps": 150, "batch_size": 8, "learning_rate": 1e-3}
 
@@ -47,7 +48,7 @@ class Score:
 
 def main() -> int:
     """Run the demo; exit status 1 when the adapter does not beat the base."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else PIPED_COLUMNS)
     started = time.monotonic()
     _head(console, "1", "starting the service")
     with service() as client:
