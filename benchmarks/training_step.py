@@ -90,21 +90,33 @@ def measure(arm: str, base_name: str, models_dir: Path) -> dict[str, float]:
             self.steps_s.append(time.perf_counter() - self.began)
 
     if arm == "trl":
-        trainer.Trainer.compute_loss = SFTTrainer.compute_loss
+        trainer.Trainer.compute_loss = SFTTrainer.compute_loss  # type: ignore[method-assign]  # the arm is TRL's own
     precision = device.choose_precision("auto", Emitter(os.open(os.devnull, os.O_WRONLY)))
     resolved = loading.resolve(base_name, models_dir=models_dir)
-    base = loading.load(resolved, quantization="nf4", dtype=device.DTYPES[precision])
+    base = loading.load(resolved, quantization="nf4", dtype=loading.DTYPES[precision])
     with tempfile.TemporaryDirectory() as name:
         examples = write_digits(Path(name))
         encoder = Encoder(base.processor, base.family, ImageFolder(Path(name)))
         totals = checks.check(examples, encoder, checks.Limits.of(base), check_stop=lambda: None)
         asked = Hyperparameters(max_steps=NUM_STEPS, batch_size=BATCH_SIZE)
-        known = {"num_examples": len(examples), "longest_tokens": totals.longest_tokens, "on_gpu": device.has_gpu()}
-        schedule = schedules.resolve(asked, precision=precision, **known)
+        schedule = schedules.resolve(
+            asked,
+            num_examples=len(examples),
+            longest_tokens=totals.longest_tokens,
+            precision=precision,
+            on_gpu=device.has_gpu(),
+        )
         model, clock = adapter.wrap(base, Method(), name=base_name), Clock()
         collator = Collator(examples, encoder, pad_token_id=base.processor.tokenizer.pad_token_id)
-        rest = {"schedule": schedule, "seed": 0, "callbacks": [clock], "output_dir": Path(name) / "out"}
-        trainer.build(model, processor=base.processor, collator=collator, **rest).train()
+        trainer.build(
+            model,
+            processor=base.processor,
+            collator=collator,
+            schedule=schedule,
+            seed=0,
+            callbacks=[clock],
+            output_dir=Path(name) / "out",
+        ).train()
     speed = BATCH_SIZE / statistics.median(clock.steps_s[1:])
     return {"examples_per_s": speed, "peak_mb": device.peak_memory_bytes() / 1e6}
 
