@@ -47,7 +47,8 @@ format: $(STAMP) ## format, and mend what the linter can mend
 	@$(BIN)/ruff check --fix .
 
 bench: $(STAMP) ## the benchmarks
-	@for script in benchmarks/*.py; do echo "== $$script"; PYTHONPATH=. $(BIN)/python $$script || exit 1; done
+	@for script in benchmarks/[a-z]*.py; do \
+	  echo "== $$script"; $(BIN)/python -m benchmarks.$$(basename $$script .py) || exit 1; done
 
 constraints: $(STAMP) ## write constraints.txt anew from what is installed
 	@{ echo '# Every package of the environment, at the version that was tested. Made with `make constraints`.'; \

@@ -38,7 +38,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         where = models_dir if base != "tiny" else Path(folder)
         for arm in ARMS:
-            command = [sys.executable, "-W", "ignore", __file__, arm, base, str(where)]
+            command = [sys.executable, "-W", "ignore", "-m", "benchmarks.training_step", arm, base, str(where)]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode != 0:
                 raise SystemExit(done.stderr)
