@@ -223,6 +223,18 @@ def test_a_stop_of_the_process_ends_an_exchange(engine, ask):
     assert isinstance(event, Unavailable)
 
 
+def answers_together(world, ask, *prompts):
+    """Return what becomes of questions that run as one batch."""
+    engine = Engine(world.settings)
+    pairs = [ticket_of(ask(prompt)) for prompt in prompts]
+    for ticket, _ in pairs:
+        engine.submit(ticket)
+    engine.start()
+    answers = [events.get(timeout=DEADLINE_S) for _, events in pairs]
+    engine.close(timeout_s=DEADLINE_S)
+    return answers
+
+
 def test_a_batch_that_fails_is_run_row_by_row(world, ask, monkeypatch):
     """One poisoned row must not take its neighbours down: the batch is split, and only the bad row is refused."""
     from serving import generation
@@ -235,13 +247,7 @@ def test_a_batch_that_fails_is_run_row_by_row(world, ask, monkeypatch):
         return plain(base, rows, answers)
 
     monkeypatch.setattr(generation, "generate", fragile)
-    engine = Engine(world.settings)
-    pairs = [ticket_of(ask(prompt)) for prompt in ("one", "poison", "two")]
-    for ticket, _ in pairs:
-        engine.submit(ticket)
-    engine.start()
-    one, bad, two = (events.get(timeout=DEADLINE_S) for _, events in pairs)
-    engine.close(timeout_s=DEADLINE_S)
+    one, bad, two = answers_together(world, ask, "one", "poison", "two")
     assert isinstance(one, Generated)
     assert isinstance(two, Generated)
     assert isinstance(bad, Problem)
@@ -259,13 +265,7 @@ def test_a_prompt_that_breaks_the_processor_is_refused_alone(world, ask, monkeyp
         return plain(ticket, base)
 
     monkeypatch.setattr(generation, "prepare", fragile)
-    engine = Engine(world.settings)
-    pairs = [ticket_of(ask(prompt)) for prompt in ("one", "poison", "two")]
-    for ticket, _ in pairs:
-        engine.submit(ticket)
-    engine.start()
-    one, bad, two = (events.get(timeout=DEADLINE_S) for _, events in pairs)
-    engine.close(timeout_s=DEADLINE_S)
+    one, bad, two = answers_together(world, ask, "one", "poison", "two")
     assert (type(one), type(two), bad.status) == (Generated, Generated, 500)
 
 
