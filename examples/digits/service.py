@@ -19,6 +19,7 @@ def service() -> Iterator[Client]:
 
     What it prints is shown. Its own word that it is up is waited for: another service may answer at the same address.
     """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # a demo that is ended ends its service
     command = [str(Path(sys.executable).with_name("lensmith")), "up"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - our own command
         assert process.stdout is not None

@@ -29,20 +29,21 @@ class Service:
 
     def descendants(self) -> list[int]:
         """Return the process ids of every part and of what the parts started."""
-        return _below(self.process.pid)
+        return below(self.process.pid)
 
     def stop(self, signum=signal.SIGTERM) -> int:
         self.process.send_signal(signum)
         return self.process.wait(timeout=40)
 
 
-def _below(pid: int) -> list[int]:
+def below(pid: int) -> list[int]:
+    """Return the process ids of what a process started, and of what that started."""
     children: list[int] = []
     with suppress(FileNotFoundError, ProcessLookupError):  # the process ends meanwhile
         for thread in Path(f"/proc/{pid}/task").iterdir():
             with suppress(FileNotFoundError, ProcessLookupError):  # or only this thread of it
                 children += map(int, (thread / "children").read_text().split())
-    return children + [deeper for child in children for deeper in _below(child)]
+    return children + [deeper for child in children for deeper in below(child)]
 
 
 def start(data_dir: Path, *, port: int | None = None, **environment: str) -> Service:
