@@ -30,6 +30,7 @@ class Settings(BaseSettings):
     log_format: Literal["console", "json"] = "console"
 
     max_upload_bytes: int = Field(2 * 1024 * MIB, ge=1, description="largest data set that POST /datasets takes")
+    remote_images: bool = Field(False, description="whether validation fetches images that rows name by an https URL")  # noqa: FBT003
     max_infer_bytes: int = Field(32 * MIB, ge=1, description="largest body that POST /infer takes")
     lease_s: float = Field(60.0, gt=0, description="how long a lease lives without a heartbeat")
     heartbeat_s: float = Field(5.0, gt=0, description="seconds between heartbeats of a lease")

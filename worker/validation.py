@@ -21,15 +21,17 @@ class Validation:
 
     module = "ingest.run"
 
-    def __init__(self, rooms: Rooms) -> None:
+    def __init__(self, rooms: Rooms, *, remote_images: bool = False) -> None:
         self._rooms = rooms
+        self._remote_images = remote_images
 
     def prepare(self, claim: Claim, staging: Path) -> dict[str, Any]:
         """Bring the upload into the staging folder."""
         dataset = self._load(claim)
         source = staging / "upload"
         self._rooms.storage.fetch(dataset.upload_key, source)
-        return {"source": str(source), "container": dataset.container, "seed": SPLIT_SEED}
+        remote: dict[str, Any] | None = {} if self._remote_images else None  # fetch, within the usual bounds
+        return {"source": str(source), "container": dataset.container, "seed": SPLIT_SEED, "remote": remote}
 
     def publish(self, claim: Claim, staging: Path, result: dict[str, Any]) -> Apply:
         """Store images (each distinct one once), the table and the report."""
