@@ -58,31 +58,8 @@ class Guard:
     tls: ssl.SSLContext = field(default_factory=httpx2.create_ssl_context)
 
     def parse(self, url: str) -> httpx2.URL:
-        """Return a URL in parts, without its fragment.
-
-        Taken are names and plain addresses, on the scheme's own port or on one above 1023: below lie services that
-        answer to anything (mail, shells), above run the web servers of people without root.
-
-        Raises:
-            FetchFailed: the URL may not be fetched, whatever it resolves to.
-        """
-        if "\\" in url or not url.isprintable():
-            raise forbidden(url, "holds a backslash or a control character", "Percent-encode it.")
-        try:
-            parsed = httpx2.URL(url)
-        except httpx2.InvalidURL as error:
-            raise forbidden(url, f"is no URL ({str(error).rstrip('.')})", "Write it as a browser shows it.") from error
-        if parsed.scheme not in self.schemes:
-            only = " and ".join(sorted(self.schemes))
-            raise forbidden(url, f"has the scheme {shown(parsed.scheme)}; only {only} is fetched", _OTHER_WAY)
-        if parsed.userinfo:
-            raise forbidden(parsed.host, "is asked for with a name or a password in the URL", _OTHER_WAY)
-        if parsed.port is not None and not _FIRST_FREE_PORT <= parsed.port <= 65535:
-            raise forbidden(url, f"names the port {parsed.port}", "Use the scheme's own port, or one above 1023.")
-        host = parsed.raw_host.decode("ascii")  # what is dialled; `parsed.host` is how it is shown
-        if not _is_host(host):
-            raise forbidden(url, f"has the host {shown(host)}, which is no name", "Write the name of the host.")
-        return parsed.copy_with(fragment=None)
+        """Return a URL in parts; raises `FetchFailed` as `parse_url`."""
+        return parse_url(url, self.schemes)
 
     def addresses(self, host: str, port: int) -> list[Address]:
         """Return the addresses of a host, all of them allowed: one that is not refuses the others too.
@@ -99,6 +76,34 @@ class Guard:
         if not found or not all(self.is_allowed(address) for address in found):
             raise forbidden(host, "has an address that is not on the public internet", _OTHER_WAY)
         return found
+
+
+def parse_url(url: str, schemes: frozenset[str] = _HTTPS) -> httpx2.URL:
+    """Return a URL in parts, without its fragment.
+
+    Taken are names and plain addresses, on the scheme's own port or on one above 1023: below lie services that
+    answer to anything (mail, shells), above run the web servers of people without root.
+
+    Raises:
+        FetchFailed: the URL may not be fetched, whatever it resolves to.
+    """
+    if "\\" in url or not url.isprintable():
+        raise forbidden(url, "holds a backslash or a control character", "Percent-encode it.")
+    try:
+        parsed = httpx2.URL(url)
+    except httpx2.InvalidURL as error:
+        raise forbidden(url, f"is no URL ({str(error).rstrip('.')})", "Write it as a browser shows it.") from error
+    if parsed.scheme not in schemes:
+        only = " and ".join(sorted(schemes))
+        raise forbidden(url, f"has the scheme {shown(parsed.scheme)}; only {only} is fetched", _OTHER_WAY)
+    if parsed.userinfo:
+        raise forbidden(parsed.host, "is asked for with a name or a password in the URL", _OTHER_WAY)
+    if parsed.port is not None and not _FIRST_FREE_PORT <= parsed.port <= 65535:
+        raise forbidden(url, f"names the port {parsed.port}", "Use the scheme's own port, or one above 1023.")
+    host = parsed.raw_host.decode("ascii")  # what is dialled; `parsed.host` is how it is shown
+    if not _is_host(host):
+        raise forbidden(url, f"has the host {shown(host)}, which is no name", "Write the name of the host.")
+    return parsed.copy_with(fragment=None)
 
 
 def forbidden(what: str, why: str, fix: str) -> FetchFailed:

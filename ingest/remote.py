@@ -74,19 +74,22 @@ class RemoteImages:
             raise _used_up(f"fetching the images took more than {limits.total_s:g} s")
 
 
-def read_url(url: str, guard: Guard, *, seconds: float, max_redirects: int = 5) -> Generator[bytes, None, None]:
+def read_url(
+    url: str, guard: Guard, *, seconds: float, idle_s: float = 30.0, max_redirects: int = 5
+) -> Generator[bytes, None, None]:
     """Yield the body of a URL as it comes, redirects followed by hand. Close the generator when you leave it early.
 
     Args:
         url: where to begin.
         guard: what may be fetched; asked again at every hop.
         seconds: for all of it, from the first look into the name server to the last byte.
+        idle_s: for any single wait within that.
         max_redirects: hops after the first.
 
     Raises:
         FetchFailed: a hop is refused, does not answer with 200, or the time is over.
     """
-    deadline = _Deadline(seconds)
+    deadline = _Deadline(seconds, idle_s=idle_s)
     target = guard.parse(url)
     for _ in range(max_redirects + 1):
         try:
@@ -96,7 +99,9 @@ def read_url(url: str, guard: Guard, *, seconds: float, max_redirects: int = 5) 
                     return
                 target = guard.parse(_location(response, target))
         except httpcore2.TimeoutException as error:
-            raise unreachable(url, f"did not come within {seconds:g} s", _TRY_AGAIN) from error
+            raise unreachable(
+                url, f"did not come within {seconds:g} s, or said nothing for {idle_s:g} s", _TRY_AGAIN
+            ) from error
         except (httpcore2.NetworkError, httpcore2.ProtocolError) as error:
             raise unreachable(url, f"could not be read ({_reason(error)})", _TRY_AGAIN) from error
     raise unreachable(url, f"leads on more than {max_redirects} times", "Write the URL that it ends at.")
@@ -105,14 +110,15 @@ def read_url(url: str, guard: Guard, *, seconds: float, max_redirects: int = 5) 
 class _Deadline:
     """One moment at which every wait of a fetch ends, however little is awaited: a drip of bytes prolongs nothing."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, *, idle_s: float) -> None:
         self._at = time.monotonic() + seconds
+        self._idle_s = idle_s
 
     def left_s(self) -> float:
         left = self._at - time.monotonic()
         if left <= 0:
             raise httpcore2.TimeoutException
-        return left
+        return min(left, self._idle_s)
 
 
 class _Dialler(httpcore2.NetworkBackend):

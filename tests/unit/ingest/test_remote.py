@@ -179,6 +179,12 @@ def test_a_body_without_end_and_without_a_length_is_cut_at_the_bound(there):
     assert (found.rule, "more than 100,000 bytes" in found.message) == (Rule.IMAGE_TOO_LARGE, True)
 
 
+def test_the_bound_is_exact(there):
+    url = there.gives("/a", b"123456")
+    assert images(there.guard()).fetch(url, max_bytes=6) == b"123456"
+    assert refusal(images(there.guard()), url, max_bytes=5).rule is Rule.IMAGE_TOO_LARGE
+
+
 def test_a_length_that_lies_is_not_believed(there):
     cut = there.gives("/cut", b"bytes", Content_Length="900")
     assert refusal(images(there.guard()), cut, max_bytes=9).rule is Rule.URL_UNREACHABLE
@@ -207,6 +213,8 @@ def test_a_slow_drip_ends_at_the_deadline_in_the_head_as_in_the_body(head, there
 def test_a_server_that_says_nothing_ends_at_the_deadline(there):
     there.answers["/a"] = lambda _handler: there.released.wait()
     assert refusal(images(there.guard(), image_s=0.2), there.url("/a")).rule is Rule.URL_UNREACHABLE
+    with pytest.raises(FetchFailed, match="said nothing for"):
+        next(read_url(there.url("/a"), there.guard(), seconds=LONG_S, idle_s=0.2))
 
 
 def test_a_gzip_bomb_is_refused_by_its_header_and_never_inflated(there):
