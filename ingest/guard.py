@@ -43,7 +43,10 @@ def is_global(address: Address) -> bool:
 
 
 def resolve(host: str, port: int) -> list[Address]:
-    """Return every address of a name, in the order in which the system would try them."""
+    """Return every address of a name, in the order in which the system would try them.
+
+    How long that takes is the system's to say (`timeout` in resolv.conf); it counts, but it cannot be cut short.
+    """
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(ip_address(address[0]) for *_, address in found))
 
@@ -106,14 +109,19 @@ def parse_url(url: str, schemes: frozenset[str] = _HTTPS) -> httpx2.URL:
     return parsed.copy_with(fragment=None)
 
 
+def without_query(url: str) -> str:
+    """Return a URL as it may be shown: a signature in its query is a key."""
+    return url.partition("?")[0]
+
+
 def forbidden(what: str, why: str, fix: str) -> FetchFailed:
     """Return that something may not be fetched."""
-    return FetchFailed(Finding(rule=Rule.URL_FORBIDDEN, message=f"{shown(what)} {why}.", fix=fix))
+    return FetchFailed(Finding(rule=Rule.URL_FORBIDDEN, message=f"{shown(without_query(what))} {why}.", fix=fix))
 
 
 def unreachable(what: str, why: str, fix: str) -> FetchFailed:
     """Return that something could not be fetched."""
-    return FetchFailed(Finding(rule=Rule.URL_UNREACHABLE, message=f"{shown(what)} {why}.", fix=fix))
+    return FetchFailed(Finding(rule=Rule.URL_UNREACHABLE, message=f"{shown(without_query(what))} {why}.", fix=fix))
 
 
 def _is_host(host: str) -> bool:

@@ -51,8 +51,3 @@ def name_of(source: str) -> str:
     """Return the last part of a source's path: of a URL without what stands behind it, which may hold a signature."""
     path = httpx2.URL(source).path if not source.startswith("s3://") else source
     return path.rstrip("/").rpartition("/")[2]
-
-
-def without_query(source: str) -> str:
-    """Return a source as it may be shown: a signature in its query is a key."""
-    return source if source.startswith("s3://") else source.partition("?")[0]

@@ -15,7 +15,7 @@ import httpcore2
 import httpx2
 
 import core
-from ingest.guard import Guard, forbidden, unreachable
+from ingest.guard import Guard, forbidden, unreachable, without_query
 from ingest.issues import FetchFailed, Finding, Rule, shown
 from ingest.limits import RemoteLimits
 
@@ -220,7 +220,10 @@ def _reason(error: Exception) -> str:
 
 
 def _too_large(url: str, max_bytes: int) -> FetchFailed:
-    message, fix = f"{shown(url)} has more than {max_bytes:,} bytes.", "Save the image smaller, or as JPEG."
+    message, fix = (
+        f"{shown(without_query(url))} has more than {max_bytes:,} bytes.",
+        "Save the image smaller, or as JPEG.",
+    )
     return FetchFailed(Finding(rule=Rule.IMAGE_TOO_LARGE, message=message, fix=fix))
 
 

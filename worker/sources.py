@@ -10,9 +10,9 @@ from core.errors import FailureCode, Invalid, WorkFailed
 from core.settings import Settings
 from core.storage import Storage
 from ingest.container import Container, sniff
-from ingest.guard import Guard
+from ingest.guard import Guard, without_query
 from ingest.issues import FetchFailed, Rule, shown
-from ingest.origins import Origin, parse_origin, without_query
+from ingest.origins import Origin, parse_origin
 from ingest.remote import read_url
 from worker.kinds import Interrupted
 

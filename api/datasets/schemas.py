@@ -5,7 +5,7 @@ from datetime import datetime
 from pydantic import BaseModel, Field
 
 from core.errors import FailureCode
-from ingest.origins import without_query
+from ingest.guard import without_query
 from models.dataset import Dataset
 from models.states import DatasetState, dataset_state
 from models.work import Work

@@ -125,9 +125,10 @@ def test_a_file_that_an_upload_would_not_be_taken_of_fails_with_the_same_sentenc
 
 
 def test_a_source_that_does_not_answer_may_be_tried_again(client, work, there):
-    ended = work(client, ask(client, there.gives("/gone.zip", b"", status=404))["id"])
+    url = there.gives("/gone.zip?signature=secret", b"", status=404)
+    ended = work(client, ask(client, url)["id"])
     assert (ended["state"], ended["failure"]["retryable"]) == ("failed", True)
-    assert "answers 404" in ended["failure"]["detail"]
+    assert ended["failure"]["detail"] == f'The source "{there.url("/gone.zip")}" answers 404.'
 
 
 def test_the_worker_asks_the_guard_again(client, work, there):

@@ -67,6 +67,7 @@ def never(host, port):
         "ftp://images.test/a.png",
         "file:///etc/passwd",
         "https:///a.png",
+        "http://images.test/a.png?key=secret",
         "https://me:secret@images.test/a.png",
         "https://me@images.test/a.png",
         "https://images.test\\@127.0.0.1/a.png",
