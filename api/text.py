@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, StringConstraints
 
 NAME_CHARS = 200
+LINK_CHARS = 2048
 ID_PATTERN = r"^[a-z0-9_]{1,64}$"
 
 _ID = re.compile(r"[a-z0-9_]{1,64}")
@@ -36,3 +37,4 @@ def _without_control(text: str) -> str:
 
 Plain = Annotated[str, AfterValidator(_without_control)]
 Name = Annotated[Plain, StringConstraints(min_length=1, max_length=NAME_CHARS)]
+Link = Annotated[str, StringConstraints(min_length=1, max_length=LINK_CHARS), AfterValidator(_without_control)]

@@ -12,6 +12,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic_core import from_json
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -142,6 +143,16 @@ def invalid_from(errors: Any, *, given: Any = None) -> Invalid:
     first = fields[0]
     more = f" (and {len(fields) - 1} more)" if len(fields) > 1 else ""
     return Invalid(f"{first.pointer}: {first.detail}{more}", errors=fields)
+
+
+def read_json(body: bytes) -> Any:
+    """Return a body's JSON; raises `Invalid` with the line and the column."""
+    try:
+        return from_json(body)
+    except ValueError as error:
+        why, _, place = str(error).rpartition(" at line ")
+        line, _, column = place.partition(" column ")
+        raise not_json(int(line), int(column), why) from error
 
 
 def not_json(line: int, column: int, why: str) -> Invalid:

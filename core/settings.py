@@ -30,6 +30,10 @@ class Settings(BaseSettings):
     log_format: Literal["console", "json"] = "console"
 
     max_upload_bytes: int = Field(2 * 1024 * MIB, ge=1, description="largest data set that POST /datasets takes")
+    remote_images: bool = Field(
+        default=False, description="whether https URLs of callers are fetched: a row's images, a data set's source"
+    )
+    source_buckets: str = Field("", description="S3 buckets, with commas, whose objects callers may name as a source")
     max_infer_bytes: int = Field(32 * MIB, ge=1, description="largest body that POST /infer takes")
     lease_s: float = Field(60.0, gt=0, description="how long a lease lives without a heartbeat")
     heartbeat_s: float = Field(5.0, gt=0, description="seconds between heartbeats of a lease")
@@ -59,6 +63,11 @@ class Settings(BaseSettings):
             f"Without a key only loopback may be bound, not {self.host}: make one with "
             "`export LENSMITH_API_KEY=$(openssl rand -hex 32)` and start again."
         )
+
+    @property
+    def source_bucket_names(self) -> frozenset[str]:
+        """Return the buckets of `source_buckets`."""
+        return frozenset(name.strip() for name in self.source_buckets.split(",") if name.strip())
 
     @property
     def layout(self) -> Layout:

@@ -7,10 +7,11 @@ import re
 from array import array
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from ingest.drafts import ImageReference
 from ingest.images import VerifiedImage, verify
-from ingest.issues import Finding, ImageRefused, Rule, SourceFault, shown
+from ingest.issues import FetchFailed, Finding, ImageRefused, Rule, SourceFault, shown
 from ingest.limits import Limits
 from ingest.sources import Source
 
@@ -29,17 +30,30 @@ class _Verdict:
     refusal: Finding | None = None
 
 
-class Gallery:
-    """Stores images in a folder and remembers, by hash only, what it has seen."""
+class Remote(Protocol):
+    """Where images with a URL come from."""
 
-    def __init__(self, folder: Path, limits: Limits) -> None:
+    def fetch(self, url: str, *, max_bytes: int) -> bytes:
+        """Return what lies at a URL; raises `FetchFailed`."""
+
+
+class Gallery:
+    """Stores images in a folder and remembers, by hash only, what it has seen.
+
+    Without a `remote` nothing is ever fetched, and a URL is an error of its row.
+    """
+
+    def __init__(self, folder: Path, limits: Limits, *, remote: Remote | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._limits = limits
+        self._remote = remote
+        self._by_url: dict[str, _Verdict] = {}
         self._by_name: dict[str, _Verdict] = {}
         self._by_bytes: dict[bytes, _Verdict] = {}
         self._stored: set[str] = set()
         self._num_missing = 0
+        self.num_fetched = 0
         self.stored_bytes = 0
         self.long_sides_px = array("L")
         self.short_sides_px = array("L")
@@ -84,7 +98,7 @@ class Gallery:
                 )
             return verdict
         if _REMOTE.match(image):
-            raise ImageRefused(_remote(image))
+            return self._fetched(image.partition("#")[0], notes)
         return self._named(image, notes, source=source, beside=beside)
 
     def _named(self, path: str, notes: list[Finding], *, source: Source, beside: str | None) -> _Verdict:
@@ -96,12 +110,20 @@ class Gallery:
                 self._by_name[name] = self._look_at(source.read(name), notes)
             except ImageRefused as refused:
                 self._by_name[name] = _Verdict(sha256=None, refusal=refused.finding)
-        verdict = self._by_name[name]
-        if verdict.refusal is None:
-            return verdict
-        message = f"{shown(path)}: {verdict.refusal.message}"
-        refusal = Finding(rule=verdict.refusal.rule, message=message, fix=verdict.refusal.fix)
-        return _Verdict(sha256=None, refusal=refusal)
+        return _of(path, self._by_name[name])
+
+    def _fetched(self, url: str, notes: list[Finding]) -> _Verdict:
+        if self._remote is None:
+            raise ImageRefused(_not_fetched(url))
+        if url not in self._by_url:
+            try:
+                data = self._remote.fetch(url, max_bytes=self._limits.max_image_bytes)
+            except FetchFailed as failed:
+                self._by_url[url] = _Verdict(sha256=None, refusal=failed.finding)
+            else:
+                self.num_fetched += 1
+                self._by_url[url] = _of(url, self._look_at(data, notes))
+        return self._by_url[url]
 
     def _missing(self, path: str, source: Source) -> Finding:
         self._num_missing += 1
@@ -151,9 +173,19 @@ def _decode(url: str) -> tuple[bytes, str | None]:
     return data, mime.lower().replace("image/jpg", "image/jpeg") if mime else None
 
 
-def _remote(url: str) -> Finding:
+def _of(path: str, verdict: _Verdict) -> _Verdict:
+    """Return a verdict whose refusal says which file or URL it is about."""
+    if verdict.refusal is None:
+        return verdict
+    message = f"{shown(path)}: {verdict.refusal.message}"
+    refusal = Finding(rule=verdict.refusal.rule, message=message, fix=verdict.refusal.fix)
+    return _Verdict(sha256=None, refusal=refusal)
+
+
+def _not_fetched(url: str) -> Finding:
     return Finding(
         rule=Rule.REMOTE_IMAGE,
-        message=f"the image {shown(url)} lies elsewhere; we fetch nothing from the network.",
-        fix="Put the image in as a data: URL, or upload a zip that holds it and write its path.",
+        message=f"the image {shown(url)} lies elsewhere; this server fetches no images from the network.",
+        fix="Put the image in as a data: URL, or upload a zip that holds it and write its path; or have the operator "
+        "set LENSMITH_REMOTE_IMAGES=true, and https images are fetched.",
     )

@@ -51,6 +51,8 @@ class Rule(StrEnum):
     IMAGE_OUTSIDE_USER = "image_outside_user"
     MISSING_IMAGE = "missing_image"
     REMOTE_IMAGE = "remote_image"
+    URL_FORBIDDEN = "url_forbidden"
+    URL_UNREACHABLE = "url_unreachable"
     BAD_DATA_URL = "bad_data_url"
     BAD_BASE64 = "bad_base64"
     MIME_MISMATCH = "mime_mismatch"
@@ -160,6 +162,17 @@ class ImageRefused(LensmithError):
 
     def __reduce__(self) -> tuple[object, ...]:
         return ImageRefused, (self.finding,)
+
+
+class FetchFailed(LensmithError):
+    """Something with a URL that was not fetched, and why."""
+
+    def __init__(self, finding: Finding) -> None:
+        super().__init__(finding.message)
+        self.finding = finding
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return FetchFailed, (self.finding,)
 
 
 class IssueLog:

@@ -31,3 +31,14 @@ class Limits(BaseModel):
     min_image_side_px: int = Field(8, ge=1)
     max_aspect_ratio: float = Field(20.0, ge=1, description="more elongated is a warning")
     max_kept_per_rule: int = Field(200, ge=1, description="issues listed for one rule; the count stays true")
+
+
+class RemoteLimits(BaseModel):
+    """How much one data set may fetch; waiting counts, for it holds a worker."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_urls: int = Field(100_000, ge=1, description="different URLs, those that failed included")
+    max_total_bytes: int = Field(8 * GIB, ge=1, description="of all images that were fetched")
+    image_s: float = Field(30.0, gt=0, description="for one image, from the name server to the last byte")
+    total_s: float = Field(7200.0, gt=0, description="for all images")

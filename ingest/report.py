@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pydantic import BaseModel, computed_field
+from pydantic import BaseModel, Field, computed_field
 
 from ingest.container import Container
 from ingest.issues import Issue, IssueLog, Rule, Severity
@@ -38,6 +38,7 @@ class Report(BaseModel):
     issues: list[Issue]
     counts: Counts
     statistics: Statistics
+    num_fetched: int = Field(0, description="images that were fetched from a URL; their bytes are kept")
     splits: dict[Split, int] | None = None
     digest: str | None = None
 

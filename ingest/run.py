@@ -11,7 +11,9 @@ from core.child import Child, run_child
 from core.errors import FailureCode, WorkFailed
 from core.events import Phase, PhaseChanged, Progress
 from ingest.container import Container
-from ingest.limits import GIB, Limits
+from ingest.gallery import Remote
+from ingest.issues import Rule, Severity, severity_of
+from ingest.limits import GIB, Limits, RemoteLimits
 from ingest.report import Report
 from ingest.validate import validate
 
@@ -21,7 +23,7 @@ _PROGRESS_PERIOD_S = 0.5
 
 
 class Spec(BaseModel):
-    """What to validate."""
+    """What to validate. Without `remote` nothing is fetched from the network."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -29,6 +31,7 @@ class Spec(BaseModel):
     container: Container
     seed: int = 0
     limits: Limits = Limits()
+    remote: RemoteLimits | None = None
 
 
 class Outcome(BaseModel):
@@ -54,6 +57,7 @@ def work(child: Child) -> dict[str, Any]:
         child.staging,
         seed=spec.seed,
         limits=spec.limits,
+        remote=_remote(spec),
         on_progress=_Reporter(child).rows_done,
     )
     if report.first_error is not None:
@@ -64,6 +68,14 @@ def work(child: Child) -> dict[str, Any]:
         splits=outcome.splits,
     )
     return outcome.model_dump()
+
+
+def _remote(spec: Spec) -> Remote | None:
+    if spec.remote is None:
+        return None
+    from ingest.remote import RemoteImages  # HTTP and TLS, which most sets do without
+
+    return RemoteImages(spec.remote)
 
 
 class _Reporter:
@@ -102,7 +114,9 @@ def _refused(report: Report) -> WorkFailed:
     more = f" And {others} more error{'s' if others > 1 else ''}." if others else ""
     detail = f"{first.sentence[:1].upper()}{first.sentence[1:]}{more}"
     remedy = f"{first.fix} The data set's report lists every issue with its row."
-    return WorkFailed(FailureCode.BAD_DATA, detail, remedy=remedy)
+    broken = {rule for rule in report.counts.by_rule if severity_of(rule) is Severity.ERROR}
+    may_pass = broken == {Rule.URL_UNREACHABLE}  # the data itself is good
+    return WorkFailed(FailureCode.BAD_DATA, detail, remedy=remedy, retryable=may_pass)
 
 
 def _bound_memory() -> None:

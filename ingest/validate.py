@@ -10,7 +10,7 @@ from ingest.container import Container
 from ingest.drafts import Draft
 from ingest.examples import ExampleSpool, Written
 from ingest.forms import read_form
-from ingest.gallery import Gallery
+from ingest.gallery import Gallery, Remote
 from ingest.issues import Finding, IssueLog, Rule, Severity, SourceFault, shown
 from ingest.limits import Limits
 from ingest.report import Report, Rows, counts_of
@@ -28,6 +28,7 @@ def validate(
     *,
     seed: int = 0,
     limits: Limits | None = None,
+    remote: Remote | None = None,
     on_progress: OnProgress = lambda _done, _total: None,
 ) -> Report:
     """Validate an uploaded file and return the report, which is also written to `out/report.json`.
@@ -41,10 +42,11 @@ def validate(
         out: an existing, empty folder.
         seed: of the split, when the rows name none.
         limits: bounds other than the default.
+        remote: where images with a URL come from; without it nothing is fetched.
         on_progress: called with the rows done and about how many there are; what it raises ends the validation.
     """
     with tempfile.TemporaryFile("w+", encoding="utf-8", newline="\n", dir=out) as spool:
-        validation = _Validation(out, spool, seed=seed, limits=limits or Limits())
+        validation = _Validation(out, spool, seed=seed, limits=limits or Limits(), remote=remote)
         try:
             with open_source(path, container, validation.limits) as source:
                 validation.read(source, on_progress)
@@ -58,14 +60,14 @@ def validate(
 class _Validation:
     """One run over one file: what was counted so far."""
 
-    def __init__(self, out: Path, spool: IO[str], *, seed: int, limits: Limits) -> None:
+    def __init__(self, out: Path, spool: IO[str], *, seed: int, limits: Limits, remote: Remote | None) -> None:
         self.limits = limits
         self.log = IssueLog(limits.max_kept_per_rule)
         self._out = out
         self._seed = seed
         self._spool_file = spool
         self._spool = ExampleSpool(spool, seed=seed)
-        self._gallery = Gallery(out / IMAGES_FOLDER, limits)
+        self._gallery = Gallery(out / IMAGES_FOLDER, limits, remote=remote)
         self._tally = Tally()
         self._num_read = 0
         self._num_refused = 0
@@ -98,6 +100,7 @@ class _Validation:
                 short_sides_px=self._gallery.short_sides_px,
                 images_bytes=self._gallery.stored_bytes,
             ),
+            num_fetched=self._gallery.num_fetched,
             splits=written.splits if written else None,
             digest=written.digest if written else None,
         )

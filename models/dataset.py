@@ -20,9 +20,10 @@ class Dataset(SQLModel, table=True):
     project: str = Field(default=DEFAULT_PROJECT, max_length=64, index=True)
     name: str = Field(max_length=200)
     filename: str = Field(max_length=255)
-    container: str = Field(max_length=16)
-    upload_sha256: str = Field(max_length=64)
-    upload_bytes: int = Field(sa_type=sa.BigInteger)
+    source: str | None = Field(default=None, max_length=2048, description="where a worker fetches it; uploaded: null")
+    container: str | None = Field(default=None, max_length=16, description="like the two below, null until fetched")
+    upload_sha256: str | None = Field(default=None, max_length=64)
+    upload_bytes: int | None = Field(default=None, sa_type=sa.BigInteger)
     digest: str | None = Field(default=None, max_length=64)
     num_examples: int | None = None
     num_issues: int | None = None
@@ -39,13 +40,18 @@ class Dataset(SQLModel, table=True):
 
     @property
     def upload_key(self) -> str:
-        """Return the key of the file as it was uploaded."""
-        return f"{self.prefix}/upload"
+        """Return the key of the file as it was uploaded, or as it was fetched: then its digest is in it."""
+        return f"{self.prefix}/upload" if self.source is None else self.fetched_key(self.upload_sha256)
 
     @property
     def has_report(self) -> bool:
         """Tell whether a validation came to an end and said what it found."""
         return self.report_fence is not None
+
+    def fetched_key(self, sha256: str | None) -> str:
+        """Return the key of a fetched file; two workers that fetched different bytes do not overwrite each other's."""
+        assert sha256 is not None
+        return f"{self.prefix}/upload-{sha256}"
 
     def records_key(self, digest: str) -> str:
         """Return the key of the canonical table; its digest is in it, so a late worker overwrites nothing."""

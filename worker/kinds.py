@@ -25,13 +25,17 @@ class WorkKind(Recorder, Protocol):
     module: str
 
     def prepare(self, claim: Claim, staging: Path) -> dict[str, Any]:
-        """Load the rows, bring the files into place, and return the child's spec."""
+        """Load the rows, bring the files into place, and return the child's spec. May raise `Interrupted`."""
 
     def publish(self, claim: Claim, staging: Path, result: dict[str, Any]) -> Apply:
         """Store what the child made and return the rows to write. Raises `WorkFailed`."""
 
     def salvage(self, claim: Claim, staging: Path) -> Apply:
         """Store what is worth keeping of a failure (a report, say) and return the rows to write."""
+
+
+class Interrupted(Exception):
+    """`prepare` left off because the worker was told to stop; the work goes back into its queue."""
 
 
 class Rooms:

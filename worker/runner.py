@@ -19,7 +19,7 @@ from models import leases
 from models.leases import Claim
 from models.states import Kind, WorkState
 from worker.child import ChildProcess, Stopping
-from worker.kinds import Apply, WorkKind, nothing
+from worker.kinds import Apply, Interrupted, WorkKind, nothing
 from worker.lease import Lease
 from worker.supervisor import Ended, Failed, Fenced, Outcome, Succeeded, supervise
 
@@ -38,11 +38,18 @@ class Slot(threading.Thread):
     """Runs one piece of work at a time, woken by the doorbell or by its own look into SQL every few seconds."""
 
     def __init__(
-        self, queue: Queue, *, worker_id: str, database: Database, settings: Settings, kinds: Mapping[Kind, WorkKind]
+        self,
+        queue: Queue,
+        *,
+        worker_id: str,
+        database: Database,
+        settings: Settings,
+        kinds: Mapping[Kind, WorkKind],
+        shutdown: threading.Event | None = None,
     ) -> None:
         super().__init__(name=f"slot-{queue}", daemon=True)
         self.bell = threading.Event()
-        self.shutdown = threading.Event()
+        self.shutdown = shutdown or threading.Event()
         self._queue = queue
         self._worker_id = worker_id
         self._database = database
@@ -91,6 +98,8 @@ class Slot(threading.Thread):
         try:
             staging.mkdir(parents=True)
             return self._end(kind, lease, staging, self._supervise(kind, lease, staging))
+        except Interrupted:
+            return self._patiently(lease, lambda: self._give_back(lease.claim))
         except WorkFailed as failed:
             failure = Failure(code=failed.code, detail=failed.detail, remedy=failed.remedy, retryable=failed.retryable)
         except LeaseLost:

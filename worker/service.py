@@ -23,6 +23,7 @@ from models.worker import Worker
 from worker.app import app
 from worker.kinds import Rooms
 from worker.runner import Slot
+from worker.sources import Sources
 from worker.training import Training
 from worker.validation import Validation
 
@@ -39,13 +40,16 @@ class Service:
         self._settings = settings
         self._database = Database(settings.resolved_database_url)
         rooms = Rooms(self._database, Storage.from_url(settings.resolved_storage_url), settings.layout)
+        shutdown = threading.Event()
+        validation = Validation(rooms, Sources(settings, shutdown), remote_images=settings.remote_images)
         self._row = _describe(queue)
         self.slot = Slot(
             queue,
             worker_id=self._row.id,
             database=self._database,
             settings=settings,
-            kinds={Kind.VALIDATION: Validation(rooms), Kind.TRAINING: Training(rooms)},
+            shutdown=shutdown,
+            kinds={Kind.VALIDATION: validation, Kind.TRAINING: Training(rooms)},
         )
         self._left = threading.Event()
         # Two threads: to ring with a broker that hangs takes seconds, and a worker that does not beat looks dead.

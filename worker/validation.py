@@ -7,11 +7,13 @@ from typing import Any
 from sqlmodel import Session
 
 from core.errors import FailureCode, WorkFailed
-from core.events import ChildEvent, Progress
+from core.events import ChildEvent, Phase, Progress
 from models import dataset as datasets
+from models import leases
 from models.dataset import image_key
 from models.leases import Claim
 from worker.kinds import Apply, Rooms, nothing
+from worker.sources import Sources, container_of
 
 SPLIT_SEED = 0
 
@@ -21,15 +23,21 @@ class Validation:
 
     module = "ingest.run"
 
-    def __init__(self, rooms: Rooms) -> None:
+    def __init__(self, rooms: Rooms, sources: Sources, *, remote_images: bool) -> None:
         self._rooms = rooms
+        self._sources = sources
+        self._remote_images = remote_images
 
     def prepare(self, claim: Claim, staging: Path) -> dict[str, Any]:
-        """Bring the upload into the staging folder."""
+        """Bring the upload into the staging folder; a source is fetched once, and then is the upload."""
         dataset = self._load(claim)
-        source = staging / "upload"
-        self._rooms.storage.fetch(dataset.upload_key, source)
-        return {"source": str(source), "container": dataset.container, "seed": SPLIT_SEED}
+        upload, container = staging / "upload", dataset.container
+        if container is None:
+            container = self._fetch(claim, dataset, upload)
+        else:
+            self._rooms.storage.fetch(dataset.upload_key, upload)
+        remote: dict[str, Any] | None = {} if self._remote_images else None  # fetch, within the usual bounds
+        return {"source": str(upload), "container": container, "seed": SPLIT_SEED, "remote": remote}
 
     def publish(self, claim: Claim, staging: Path, result: dict[str, Any]) -> Apply:
         """Store images (each distinct one once), the table and the report."""
@@ -73,6 +81,23 @@ class Validation:
         """Write how far the reading is."""
         if isinstance(event, Progress):
             datasets.record(session, work_id, progress=event.model_dump(include={"step", "total_steps"}))
+
+    def _fetch(self, claim: Claim, dataset: datasets.Dataset, upload: Path) -> str:
+        """Fetch, store and record a source, so that the next attempt reads the same bytes."""
+        assert dataset.source is not None
+        sha256 = self._sources.fetch(dataset.source, upload)
+        container = container_of(upload, dataset.filename).value
+        stored = self._rooms.storage.put_file(dataset.fetched_key(sha256), upload)
+        with self._rooms.database.write() as session:
+            if leases.set_phase(session, claim, Phase.PREPARING):  # else fenced: what another attempt fetched counts
+                datasets.record(
+                    session,
+                    claim.work_id,
+                    container=container,
+                    upload_sha256=stored.sha256,
+                    upload_bytes=stored.size_bytes,
+                )
+        return container
 
     def _load(self, claim: Claim) -> datasets.Dataset:
         with self._rooms.database.read() as session:

@@ -9,12 +9,13 @@ from sqlalchemy.exc import DataError, IntegrityError
 from sqlmodel import Session
 
 from api.datasets.schemas import DatasetRead, read_dataset
+from api.datasets.sources import OPENAPI_BODY, SourceDep, SourceRequest, dataset_of
 from api.documents import problems
 from api.idempotency import Answer, KeyHeader, fingerprint, once
 from api.listing import Cursor, Limit, Page, paged
 from api.services import ProjectDep, Services, ServicesDep
 from api.text import NAME_CHARS, Name, is_control, is_id, said
-from core.errors import Conflict, NotFound, Problem, TooLarge
+from core.errors import Conflict, Invalid, NotFound, Problem, TooLarge
 from core.ids import Prefix, new_id
 from core.queue import Queue
 from core.settings import Settings
@@ -36,6 +37,7 @@ def make_router(settings: Settings) -> APIRouter:
         response_model=DatasetRead,
         responses=problems(TooLarge),
         max_body_size=settings.max_upload_bytes,
+        openapi_extra=OPENAPI_BODY,
     )(create_dataset)
     router.get("")(list_datasets)
     router.get("/{dataset_id}", responses=problems(NotFound))(get_dataset)
@@ -47,11 +49,22 @@ def create_dataset(
     request: Request,
     services: ServicesDep,
     project: ProjectDep,
-    file: Annotated[UploadFile, File(description="a zip of images and *.jsonl, a bare JSONL, or Parquet")],
+    source: SourceDep,
+    file: Annotated[
+        UploadFile | None, File(description="a zip of images and *.jsonl, a bare JSONL, or Parquet")
+    ] = None,
     name: Annotated[Name | None, Form()] = None,
     key: KeyHeader = None,
 ) -> Response:
-    """Take a file and have a worker validate it. A container that cannot be taken is refused here, its content later."""
+    """Take a file, or the source of one (as JSON), and have a worker validate it.
+
+    A container that cannot be taken is refused here, its content later. What lies at a source is only seen by a worker:
+    whatever is wrong with it is the `failure` of the data set.
+    """
+    if source is not None:
+        return _create_from(source, request, services, project=project, key=key)
+    if file is None:
+        raise Invalid.field("#/file", "Field required.")
     filename = _filename(file)
     file.file.seek(0)
     container = sniff(file.file, filename)
@@ -81,6 +94,23 @@ def create_dataset(
         services.storage.delete(stored.key)
         raise
     _after_commit(services, answer, stored, dataset_id)
+    return answer.response()
+
+
+def _create_from(
+    source: SourceRequest, request: Request, services: Services, *, project: str, key: str | None
+) -> Response:
+    dataset = dataset_of(source, services.settings, dataset_id=new_id(Prefix.DATASET), project=project)
+    answer = once(
+        services,
+        request,
+        project=project,
+        key=key,
+        content=fingerprint(source.model_dump(mode="json")),
+        make=lambda session: _create(session, dataset),
+    )
+    if not answer.replayed:
+        services.doorbell.ring(Queue.CPU, answer.body["id"])
     return answer.response()
 
 

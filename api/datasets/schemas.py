@@ -5,6 +5,7 @@ from datetime import datetime
 from pydantic import BaseModel, Field
 
 from core.errors import FailureCode
+from ingest.guard import without_query
 from models.dataset import Dataset
 from models.states import DatasetState, dataset_state
 from models.work import Work
@@ -35,9 +36,10 @@ class DatasetRead(BaseModel):
     state: DatasetState
     failure: DatasetFailure | None
     filename: str
-    container: str
-    size_bytes: int = Field(description="of the file as it was uploaded")
-    sha256: str = Field(description="of the file as it was uploaded")
+    source: str | None = Field(description="where the file was fetched, without a query; uploaded: null")
+    container: str | None = Field(description="like size_bytes and sha256, null until a source was fetched")
+    size_bytes: int | None = Field(description="of the file as it was uploaded or fetched")
+    sha256: str | None = Field(description="of the file as it was uploaded or fetched")
     digest: str | None = Field(description="of the content, independent of how it was packed")
     num_examples: int | None
     num_images: int | None = Field(description="distinct images")
@@ -54,6 +56,7 @@ def read_dataset(dataset: Dataset, work: Work) -> DatasetRead:
         **dataset.model_dump(include=_SAME_NAMES),
         state=dataset_state(work.state),
         failure=DatasetFailure.model_validate(work.failure) if work.failure else None,
+        source=dataset.source and without_query(dataset.source),
         size_bytes=dataset.upload_bytes,
         sha256=dataset.upload_sha256,
         progress=DatasetProgress.model_validate(dataset.progress) if dataset.progress else None,

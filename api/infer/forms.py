@@ -5,12 +5,11 @@ from typing import Any
 
 from fastapi import Request
 from pydantic import ValidationError
-from pydantic_core import from_json
 from starlette.datastructures import FormData, UploadFile
 
 from api.infer.schemas import MAX_IMAGES, InferRequest
 from core.errors import Invalid
-from core.http import invalid_from, not_json
+from core.http import invalid_from, read_json
 
 FORM_TYPE = "multipart/form-data"
 
@@ -49,7 +48,7 @@ async def parse(request: Request) -> InferRequest:
         async with request.form(max_files=MAX_IMAGES + 1, max_fields=32) as form:
             given: Any = await _from_form(form)
     elif content_type == "application/json":
-        given = _from_json(await request.body())
+        given = read_json(await request.body())
     else:
         raise Invalid(f"Send {FORM_TYPE} (image, prompt, adapter or model) or application/json, not {content_type!r}.")
     try:
@@ -65,15 +64,6 @@ def is_form(request: Request) -> bool:
 
 def _content_type(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
-
-
-def _from_json(body: bytes) -> Any:
-    try:
-        return from_json(body)
-    except ValueError as error:
-        why, _, place = str(error).rpartition(" at line ")
-        line, _, column = place.partition(" column ")
-        raise not_json(int(line), int(column), why) from error
 
 
 async def _from_form(form: FormData) -> dict[str, Any]:

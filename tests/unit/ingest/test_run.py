@@ -115,3 +115,29 @@ def test_the_child_bounds_its_own_memory(make, run):
 
     status, _, _ = run(make.good_zip(20, rows=make.rows(20) * 200), on_event=look)
     assert (status, limits) == (0, [ADDRESS_SPACE_BYTES])
+
+
+def test_a_url_is_only_looked_at_when_the_spec_says_so(make, run, tmp_path):
+    rows = [{"image": "https://127.0.0.1/a.png", "caption": "A square."}]
+    status, events, errors = run(make.lines(rows), container="jsonl", remote={})
+    assert (status, errors) == (1, "")
+    assert "not on the public internet" in events[-1].detail
+    report = Report.model_validate_json((tmp_path / "staging/report.json").read_bytes())
+    assert "url_forbidden" in report.counts.by_rule
+
+
+def test_without_it_nothing_is_fetched_and_the_issue_says_who_can_change_that(make, run):
+    status, events, errors = run(
+        make.lines([{"image": "https://127.0.0.1/a.png", "caption": "A square."}]), container="jsonl", remote=None
+    )
+    assert (status, errors) == (1, "")
+    assert "LENSMITH_REMOTE_IMAGES=true" in events[-1].remedy
+
+
+@pytest.mark.parametrize(("broken", "retryable"), [([], True), (["{"], False)])
+def test_a_set_that_only_the_network_refused_may_be_tried_again(broken, retryable, make, run):
+    """`.invalid` is a name that no name server knows (RFC 6761)."""
+    rows = [{"image": "https://images.invalid/a.png", "caption": "A square."}]
+    data = make.lines(rows + [text.encode() for text in broken])
+    status, events, _ = run(data, container="jsonl", remote={})
+    assert (status, events[-1].retryable) == (1, retryable)

@@ -1,0 +1,66 @@
+"""The JSON body of `POST /datasets`: a data set by its source, which a worker fetches."""
+
+from typing import Annotated, Any
+
+from fastapi import Depends, Request
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from api.text import NAME_CHARS, Link, Name, is_control
+from core.errors import Invalid, TooLarge
+from core.http import invalid_from, read_json
+from core.settings import Settings
+from ingest.issues import FetchFailed
+from ingest.origins import name_of, parse_origin
+from models.dataset import Dataset
+
+_MAX_BYTES = 64 * 1024  # the route's own limit is that of an upload
+
+
+class SourceRequest(BaseModel):
+    """A data set that lies elsewhere."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    source: Link = Field(description="https://... or s3://bucket/key of a file that could be uploaded")
+    name: Name | None = None
+
+
+OPENAPI_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {"schema": SourceRequest.model_json_schema()},
+            "multipart/form-data": {"schema": {"required": ["file"]}},
+        },
+    }
+}
+
+
+async def _read(request: Request) -> SourceRequest | None:
+    """Return the body when it is JSON; a form is read by FastAPI."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        return None
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > _MAX_BYTES:
+            raise TooLarge(f"A JSON body may have {_MAX_BYTES:,} bytes here; send the file itself as a form.")
+    given = read_json(bytes(body))
+    try:
+        return SourceRequest.model_validate(given)
+    except ValidationError as error:
+        raise invalid_from([{**e, "loc": ("body", *e["loc"])} for e in error.errors()], given=given) from error
+
+
+SourceDep = Annotated[SourceRequest | None, Depends(_read)]
+
+
+def dataset_of(asked: SourceRequest, settings: Settings, *, dataset_id: str, project: str) -> Dataset:
+    """Return the row of a data set that is still to be fetched; raises `Invalid` when no worker would fetch it."""
+    try:
+        parse_origin(asked.source, https=settings.remote_images, buckets=settings.source_bucket_names)
+    except FetchFailed as failed:
+        raise Invalid.field("#/source", f"{failed.finding.message} {failed.finding.fix}") from failed
+    filename = "".join(c for c in name_of(asked.source) if not is_control(c))[:255] or "dataset"
+    name = asked.name or filename.rpartition(".")[0][:NAME_CHARS] or filename[:NAME_CHARS]
+    return Dataset(id=dataset_id, project=project, name=name, filename=filename, source=asked.source)

@@ -1,0 +1,232 @@
+"""Images that lie elsewhere: fetched once each, at validation; from then on their bytes count, not their URL.
+
+The guard sits where the connection is made. For every hop, also of a redirect, the dialler resolves the name once,
+refuses unless all its addresses are allowed, and dials one of exactly these addresses; TLS and `Host` still carry the
+name. So no answer of a name server that comes later can matter, and no proxy of the environment is asked.
+"""
+
+import contextlib
+import time
+from collections.abc import Generator, Iterable, Iterator
+from ssl import SSLContext
+from typing import Any
+
+import httpcore2
+import httpx2
+
+import core
+from ingest.guard import Guard, forbidden, unreachable, without_query
+from ingest.issues import FetchFailed, Finding, Rule, shown
+from ingest.limits import RemoteLimits
+
+_REDIRECTS = {301, 302, 303, 307, 308}
+_MAX_ADDRESSES = 3  # of one name, tried in turn
+# No `Accept-Encoding` but identity: what is counted is what came, and nothing can inflate behind the count.
+_HEADERS = [
+    (b"User-Agent", f"lensmith/{core.VERSION}".encode()),
+    (b"Accept", b"*/*"),
+    (b"Accept-Encoding", b"identity"),
+    (b"Connection", b"close"),
+]
+_TRY_AGAIN = "Try the URL in a browser; when it answers again, upload the data set again, or put the file itself in."
+
+
+class RemoteImages:
+    """Fetches the images of one data set, within bounds on each and on all. Who calls remembers what a URL gave."""
+
+    def __init__(self, limits: RemoteLimits, *, guard: Guard | None = None) -> None:
+        self._limits = limits
+        self._guard = guard or Guard()
+        self._num_urls = 0
+        self._spent_s = 0.0
+        self._came_bytes = 0
+
+    def fetch(self, url: str, *, max_bytes: int) -> bytes:
+        """Return what lies at a URL.
+
+        Raises:
+            FetchFailed: it may not be fetched, does not answer, has more than `max_bytes`, or the data set's share of
+                URLs, bytes or seconds is used up.
+        """
+        self._num_urls += 1
+        self._check_share()
+        started = time.monotonic()
+        data = bytearray()
+        seconds = min(self._limits.image_s, self._limits.total_s - self._spent_s)
+        try:
+            with contextlib.closing(read_url(url, self._guard, seconds=seconds)) as chunks:
+                for chunk in chunks:
+                    data += chunk
+                    self._came_bytes += len(chunk)
+                    if len(data) > max_bytes:
+                        raise _too_large(url, max_bytes)
+        finally:
+            self._spent_s += time.monotonic() - started
+        return bytes(data)
+
+    def _check_share(self) -> None:
+        limits = self._limits
+        if self._num_urls > limits.max_urls:
+            raise _used_up(f"the data set names more than {limits.max_urls:,} different URLs")
+        if self._came_bytes > limits.max_total_bytes:
+            raise _used_up(f"the images at URLs have more than {limits.max_total_bytes:,} bytes")
+        if self._spent_s >= limits.total_s:
+            raise _used_up(f"fetching the images took more than {limits.total_s:g} s")
+
+
+def read_url(
+    url: str, guard: Guard, *, seconds: float, idle_s: float = 30.0, max_redirects: int = 5
+) -> Generator[bytes, None, None]:
+    """Yield the body of a URL as it comes, redirects followed by hand. Close the generator when you leave it early.
+
+    Args:
+        url: where to begin.
+        guard: what may be fetched; asked again at every hop.
+        seconds: for all of it, from the first look into the name server to the last byte.
+        idle_s: for any single wait within that.
+        max_redirects: hops after the first.
+
+    Raises:
+        FetchFailed: a hop is refused, does not answer with 200, or the time is over.
+    """
+    deadline = _Deadline(seconds, idle_s=idle_s)
+    target = guard.parse(url)
+    for _ in range(max_redirects + 1):
+        try:
+            with _get(target, guard, deadline) as response:
+                if response.status not in _REDIRECTS:
+                    yield from _body(response, url)
+                    return
+                target = guard.parse(_location(response, target))
+        except httpcore2.TimeoutException as error:
+            raise unreachable(
+                url, f"did not come within {seconds:g} s, or said nothing for {idle_s:g} s", _TRY_AGAIN
+            ) from error
+        except (httpcore2.NetworkError, httpcore2.ProtocolError) as error:
+            raise unreachable(url, f"could not be read ({_reason(error)})", _TRY_AGAIN) from error
+    raise unreachable(url, f"leads on more than {max_redirects} times", "Write the URL that it ends at.")
+
+
+class _Deadline:
+    """One moment at which every wait of a fetch ends, however little is awaited: a drip of bytes prolongs nothing."""
+
+    def __init__(self, seconds: float, *, idle_s: float) -> None:
+        self._at = time.monotonic() + seconds
+        self._idle_s = idle_s
+
+    def left_s(self) -> float:
+        left = self._at - time.monotonic()
+        if left <= 0:
+            raise httpcore2.TimeoutException
+        return min(left, self._idle_s)
+
+
+class _Dialler(httpcore2.NetworkBackend):
+    """Connects to a guarded address of the host that it is asked for."""
+
+    def __init__(self, guard: Guard, deadline: _Deadline) -> None:
+        self._guard = guard
+        self._deadline = deadline
+        self._backend = httpcore2.SyncBackend()
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,  # noqa: ARG002 - the deadline is ours
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
+    ) -> httpcore2.NetworkStream:
+        """Resolve once, check every address, and dial these addresses only."""
+        failed: httpcore2.NetworkError | httpcore2.TimeoutException | None = None
+        for address in self._guard.addresses(host, port)[:_MAX_ADDRESSES]:
+            try:
+                stream = self._backend.connect_tcp(
+                    str(address), port, self._deadline.left_s(), local_address, socket_options
+                )
+            except httpcore2.ConnectError as error:
+                failed = error
+            else:
+                return _Timed(stream, self._deadline)
+        assert failed is not None
+        raise failed
+
+
+class _Timed(httpcore2.NetworkStream):
+    """A connection whose every operation ends at the deadline."""
+
+    def __init__(self, stream: httpcore2.NetworkStream, deadline: _Deadline) -> None:
+        self._stream = stream
+        self._deadline = deadline
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002 - the deadline is ours
+        return self._stream.read(max_bytes, self._deadline.left_s())
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ARG002
+        self._stream.write(buffer, self._deadline.left_s())
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def start_tls(
+        self,
+        ssl_context: SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,  # noqa: ARG002
+    ) -> httpcore2.NetworkStream:
+        return _Timed(self._stream.start_tls(ssl_context, server_hostname, self._deadline.left_s()), self._deadline)
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
+
+
+@contextlib.contextmanager
+def _get(target: httpx2.URL, guard: Guard, deadline: _Deadline) -> Iterator[httpcore2.Response]:
+    """Ask one server, over a connection of its own: one certificate, one name, one address."""
+    url = httpcore2.URL(scheme=target.raw_scheme, host=target.raw_host, port=target.port, target=target.raw_path)
+    headers = [(b"Host", target.netloc), *_HEADERS]
+    with (
+        httpcore2.ConnectionPool(guard.tls, max_connections=1, network_backend=_Dialler(guard, deadline)) as pool,
+        pool.stream("GET", url, headers=headers) as response,
+    ):
+        yield response
+
+
+def _location(response: httpcore2.Response, base: httpx2.URL) -> str:
+    location = _header(response, b"location")
+    if "\\" in location or not location.isprintable():
+        raise forbidden(location, "is led on to, and holds a backslash or a control character", "Write the final URL.")
+    try:
+        return str(base.join(location))
+    except httpx2.InvalidURL as error:
+        raise forbidden(location, "is led on to, and is no URL", "Write the URL that it ends at.") from error
+
+
+def _body(response: httpcore2.Response, url: str) -> Iterator[bytes]:
+    if response.status != 200:
+        raise unreachable(url, f"answers {response.status}", _TRY_AGAIN)
+    encoding = _header(response, b"content-encoding")
+    if encoding.lower() not in ("", "identity"):
+        raise unreachable(url, f"answers in the encoding {shown(encoding)}, which was not asked for", _TRY_AGAIN)
+    yield from response.iter_stream()
+
+
+def _header(response: httpcore2.Response, name: bytes) -> str:
+    return next((value.decode("latin-1") for key, value in response.headers if key.lower() == name), "")
+
+
+def _reason(error: Exception) -> str:
+    return (str(error) or type(error).__name__)[:200].rstrip(".")
+
+
+def _too_large(url: str, max_bytes: int) -> FetchFailed:
+    message, fix = (
+        f"{shown(without_query(url))} has more than {max_bytes:,} bytes.",
+        "Save the image smaller, or as JPEG.",
+    )
+    return FetchFailed(Finding(rule=Rule.IMAGE_TOO_LARGE, message=message, fix=fix))
+
+
+def _used_up(what: str) -> FetchFailed:
+    fix = "Split it into several data sets, or upload a zip that holds the images."
+    return FetchFailed(Finding(rule=Rule.TOO_MUCH_DATA, message=f"{what}; no further one is fetched.", fix=fix))

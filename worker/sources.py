@@ -1,0 +1,89 @@
+"""The file of a data set that was named by its source: fetched once, by the worker, before the child looks at it."""
+
+import contextlib
+import hashlib
+import threading
+from collections.abc import Generator
+from pathlib import Path
+
+from core.errors import FailureCode, Invalid, WorkFailed
+from core.settings import Settings
+from core.storage import Storage
+from ingest.container import Container, sniff
+from ingest.guard import Guard, without_query
+from ingest.issues import FetchFailed, Rule, shown
+from ingest.origins import Origin, parse_origin
+from ingest.remote import read_url
+from worker.kinds import Interrupted
+
+FETCH_S = 1800.0  # of one file; the lease is kept alive meanwhile
+
+
+class Sources:
+    """What the operator lets callers name as a source, and how much of it.
+
+    `stop` is asked at every chunk: a fetch is no child that could be killed.
+    """
+
+    def __init__(self, settings: Settings, stop: threading.Event, *, guard: Guard | None = None) -> None:
+        self._stop = stop
+        self._https = settings.remote_images
+        self._buckets = settings.source_bucket_names
+        self._max_bytes = settings.max_upload_bytes
+        self._guard = guard
+
+    def fetch(self, source: str, target: Path) -> str:
+        """Write the file to a local path and return its sha256.
+
+        Raises:
+            Interrupted: the worker was told to stop.
+            WorkFailed: `bad_data`: it is not allowed, not there, or too large; retryable when it may be there later.
+        """
+        hasher, size = hashlib.sha256(), 0
+        try:
+            origin = parse_origin(source, https=self._https, buckets=self._buckets)
+            with target.open("wb") as out, contextlib.closing(self._chunks(origin)) as chunks:
+                for chunk in chunks:
+                    if self._stop.is_set():
+                        raise Interrupted
+                    hasher.update(chunk)
+                    size += out.write(chunk)
+                    if size > self._max_bytes:
+                        raise _too_large(source, self._max_bytes)
+        except FetchFailed as failed:
+            found = failed.finding
+            may_pass = found.rule is Rule.URL_UNREACHABLE
+            raise _failed(f"The source {found.message}", found.fix, retryable=may_pass) from failed
+        return hasher.hexdigest()
+
+    def _chunks(self, origin: Origin) -> Generator[bytes, None, None]:
+        if origin.kind == "https":
+            return read_url(origin.place, self._guard or Guard(), seconds=FETCH_S)
+        return _read_s3(origin)
+
+
+def container_of(path: Path, filename: str) -> Container:
+    """Return what a fetched file is; raises `WorkFailed` with the sentence that an upload of it would have got."""
+    try:
+        with path.open("rb") as stream:
+            return sniff(stream, filename)
+    except Invalid as refused:
+        raise _failed(refused.detail, "Name the source of such a file.") from refused
+
+
+def _read_s3(origin: Origin) -> Generator[bytes, None, None]:
+    try:
+        yield from Storage.from_url(f"s3://{origin.place}").chunks(origin.key)
+    except WorkFailed as failed:
+        name = shown(f"s3://{origin.place}/{origin.key}")
+        remedy = "Check the key, and that the worker's AWS_* variables may read the bucket."
+        raise _failed(f"The source {name} could not be read.", remedy, retryable=True) from failed
+
+
+def _too_large(source: str, max_bytes: int) -> WorkFailed:
+    detail = f"The source {shown(without_query(source))} has more than {max_bytes:,} bytes."
+    return _failed(detail, "Split the data set, or have the operator raise LENSMITH_MAX_UPLOAD_BYTES.")
+
+
+def _failed(detail: str, remedy: str, *, retryable: bool = False) -> WorkFailed:
+    return WorkFailed(FailureCode.BAD_DATA, detail, remedy=remedy, retryable=retryable)
