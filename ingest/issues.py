@@ -29,6 +29,7 @@ class Rule(StrEnum):
     NOT_AN_OBJECT = "not_an_object"
     UNREADABLE = "unreadable"
     TOO_MUCH_DATA = "too_much_data"
+    UNSAFE_MEMBER = "unsafe_member"
     UNKNOWN_FORM = "unknown_form"
     IGNORED_FIELD = "ignored_field"
     MISSING_FIELD = "missing_field"

@@ -46,7 +46,7 @@ def validate(
     with tempfile.TemporaryFile("w+", encoding="utf-8", newline="\n", dir=out) as spool:
         validation = _Validation(out, spool, seed=seed, limits=limits or Limits())
         try:
-            with open_source(path, container, validation.limits) as source:
+            with open_source(path, container, validation.limits, scratch=out) as source:
                 validation.read(source, on_progress)
         except SourceFault as fault:
             validation.log.add(fault.finding, row=fault.row, file=fault.file)
@@ -146,7 +146,7 @@ class _Validation:
 
     def _report_unused(self, source: Source) -> None:
         if unused := self._gallery.unused(source):
-            message = f"{len(unused)} files of the zip are named by no row, such as {shown(unused[0])}."
+            message = f"{len(unused)} files of the upload are named by no row, such as {shown(unused[0])}."
             self.log.add(Finding(rule=Rule.UNUSED_FILES, message=message, fix="Nothing; they are not stored."))
 
     def _check_count(self) -> None:
