@@ -32,6 +32,7 @@ class Rule(StrEnum):
     UNSAFE_MEMBER = "unsafe_member"
     UNKNOWN_FORM = "unknown_form"
     IGNORED_FIELD = "ignored_field"
+    UNUSED_COLUMN = "unused_column"
     MISSING_FIELD = "missing_field"
     WRONG_TYPE = "wrong_type"
     EMPTY_MESSAGES = "empty_messages"
@@ -75,6 +76,7 @@ class Rule(StrEnum):
 _LIGHTER = {
     Rule.BOM: Severity.WARNING,
     Rule.IGNORED_FIELD: Severity.WARNING,
+    Rule.UNUSED_COLUMN: Severity.WARNING,
     Rule.UNANSWERED_TURN: Severity.WARNING,
     Rule.MIME_MISMATCH: Severity.WARNING,
     Rule.EXTREME_ASPECT: Severity.WARNING,

@@ -28,6 +28,7 @@ class Spec(BaseModel):
     source: Path
     container: Container
     seed: int = 0
+    columns: dict[str, str] = {}
     limits: Limits = Limits()
 
 
@@ -53,6 +54,7 @@ def work(child: Child) -> dict[str, Any]:
         spec.container,
         child.staging,
         seed=spec.seed,
+        columns=spec.columns,
         limits=spec.limits,
         on_progress=_Reporter(child).rows_done,
     )

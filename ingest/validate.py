@@ -1,11 +1,12 @@
 """The whole of validation, as one pure function of a file: used by the child process and by the command line."""
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO
 
 from ingest.checks import check_draft
+from ingest.columns import Columns
 from ingest.container import Container
 from ingest.drafts import Draft
 from ingest.examples import ExampleSpool, Written
@@ -27,6 +28,7 @@ def validate(
     out: Path,
     *,
     seed: int = 0,
+    columns: Mapping[str, str] | None = None,
     limits: Limits | None = None,
     on_progress: OnProgress = lambda _done, _total: None,
 ) -> Report:
@@ -40,11 +42,12 @@ def validate(
         container: what `sniff` said it is.
         out: an existing, empty folder.
         seed: of the split, when the rows name none.
+        columns: what the upload calls the fields, as `ingest.columns.parse_columns` returns it.
         limits: bounds other than the default.
         on_progress: called with the rows done and about how many there are; what it raises ends the validation.
     """
     with tempfile.TemporaryFile("w+", encoding="utf-8", newline="\n", dir=out) as spool:
-        validation = _Validation(out, spool, seed=seed, limits=limits or Limits())
+        validation = _Validation(out, spool, seed=seed, columns=Columns(columns), limits=limits or Limits())
         try:
             with open_source(path, container, validation.limits, scratch=out) as source:
                 validation.read(source, on_progress)
@@ -58,11 +61,12 @@ def validate(
 class _Validation:
     """One run over one file: what was counted so far."""
 
-    def __init__(self, out: Path, spool: IO[str], *, seed: int, limits: Limits) -> None:
+    def __init__(self, out: Path, spool: IO[str], *, seed: int, columns: Columns, limits: Limits) -> None:
         self.limits = limits
         self.log = IssueLog(limits.max_kept_per_rule)
         self._out = out
         self._seed = seed
+        self._columns = columns
         self._spool_file = spool
         self._spool = ExampleSpool(spool, seed=seed)
         self._gallery = Gallery(out / IMAGES_FOLDER, limits)
@@ -117,7 +121,7 @@ class _Validation:
 
     def _take(self, row: SourceRow, source: Source) -> None:
         findings = list(row.findings)
-        draft = read_form(row.value, findings) if row.value is not None else None
+        draft = read_form(row.value, findings, self._columns) if row.value is not None else None
         images: list[str] = []
         if draft is not None:
             findings.extend(check_draft(draft, findings, self.limits))
@@ -145,6 +149,8 @@ class _Validation:
         return is_new
 
     def _report_unused(self, source: Source) -> None:
+        for finding in self._columns.unseen() if self._num_read else ():
+            self.log.add(finding)
         if unused := self._gallery.unused(source):
             message = f"{len(unused)} files of the upload are named by no row, such as {shown(unused[0])}."
             self.log.add(Finding(rule=Rule.UNUSED_FILES, message=message, fix="Nothing; they are not stored."))
