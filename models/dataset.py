@@ -23,6 +23,7 @@ class Dataset(SQLModel, table=True):
     container: str = Field(max_length=16)
     upload_sha256: str = Field(max_length=64)
     upload_bytes: int = Field(sa_type=sa.BigInteger)
+    columns: dict[str, str] | None = Field(default=None, sa_type=sa.JSON, description="fields to the upload's names")
     digest: str | None = Field(default=None, max_length=64)
     num_examples: int | None = None
     num_issues: int | None = None

@@ -29,7 +29,12 @@ class Validation:
         dataset = self._load(claim)
         source = staging / "upload"
         self._rooms.storage.fetch(dataset.upload_key, source)
-        return {"source": str(source), "container": dataset.container, "seed": SPLIT_SEED}
+        return {
+            "source": str(source),
+            "container": dataset.container,
+            "seed": SPLIT_SEED,
+            "columns": dataset.columns or {},
+        }
 
     def publish(self, claim: Claim, staging: Path, result: dict[str, Any]) -> Apply:
         """Store images (each distinct one once), the table and the report."""

@@ -19,12 +19,18 @@ from core.ids import Prefix, new_id
 from core.queue import Queue
 from core.settings import Settings
 from core.storage import Stored
+from ingest.columns import parse_columns
 from ingest.container import sniff
 from models import dataset as datasets
 from models import event, schema
 from models.dataset import Dataset
 from models.states import Kind
 from models.work import Work
+
+COLUMNS = (
+    'which column of the upload stands for which field, as a JSON object: {"image": "img_path", "question": "prompt", '
+    '"answer": "label"}; fields that it leaves out go by their own name'
+)
 
 
 def make_router(settings: Settings) -> APIRouter:
@@ -47,11 +53,15 @@ def create_dataset(
     request: Request,
     services: ServicesDep,
     project: ProjectDep,
-    file: Annotated[UploadFile, File(description="a zip of images and *.jsonl, a bare JSONL, or Parquet")],
+    file: Annotated[
+        UploadFile, File(description="a zip, tar or tar.gz of images and *.jsonl, a bare JSONL, or Parquet")
+    ],
     name: Annotated[Name | None, Form()] = None,
+    columns: Annotated[str | None, Form(description=COLUMNS)] = None,
     key: KeyHeader = None,
 ) -> Response:
     """Take a file and have a worker validate it. A container that cannot be taken is refused here, its content later."""
+    mapping = parse_columns(columns) if columns else None
     filename = _filename(file)
     file.file.seek(0)
     container = sniff(file.file, filename)
@@ -67,6 +77,7 @@ def create_dataset(
         container=container.value,
         upload_sha256=stored.sha256,
         upload_bytes=stored.size_bytes,
+        columns=mapping,
     )
     try:
         answer = once(
@@ -74,7 +85,7 @@ def create_dataset(
             request,
             project=project,
             key=key,
-            content=fingerprint(stored.sha256, dataset.name),
+            content=fingerprint(stored.sha256, dataset.name, mapping),
             make=lambda session: _create(session, dataset),
         )
     except (Problem, IntegrityError, DataError):  # surely nothing was committed; after a lost connection, who knows

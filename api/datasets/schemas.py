@@ -38,6 +38,7 @@ class DatasetRead(BaseModel):
     container: str
     size_bytes: int = Field(description="of the file as it was uploaded")
     sha256: str = Field(description="of the file as it was uploaded")
+    columns: dict[str, str] | None = Field(description="fields to the names that the upload gives them")
     digest: str | None = Field(description="of the content, independent of how it was packed")
     num_examples: int | None
     num_images: int | None = Field(description="distinct images")
@@ -67,6 +68,7 @@ _SAME_NAMES = {
     "name",
     "filename",
     "container",
+    "columns",
     "digest",
     "num_examples",
     "num_images",

@@ -86,6 +86,7 @@ def upgrade() -> None:
     sa.Column('container', sqlmodel.sql.sqltypes.AutoString(length=16), nullable=False),
     sa.Column('upload_sha256', sqlmodel.sql.sqltypes.AutoString(length=64), nullable=False),
     sa.Column('upload_bytes', sa.BigInteger(), nullable=False),
+    sa.Column('columns', sa.JSON(), nullable=True),
     sa.Column('digest', sqlmodel.sql.sqltypes.AutoString(length=64), nullable=True),
     sa.Column('num_examples', sa.Integer(), nullable=True),
     sa.Column('num_issues', sa.Integer(), nullable=True),
