@@ -39,12 +39,13 @@ _OTHERS: tuple[tuple[bytes, str], ...] = (
 
 
 class Container(StrEnum):
-    """The kinds of file that a data set may come in."""
+    """The kinds of file that a data set may come in; a folder only where the checks run beside it."""
 
     ZIP = "zip"
     TAR = "tar"
     JSONL = "jsonl"
     PARQUET = "parquet"
+    FOLDER = "folder"
 
 
 def sniff(stream: IO[bytes], filename: str | None = None, *, limits: Limits | None = None) -> Container:

@@ -76,12 +76,17 @@ class RowsOnly:
 
 
 def open_source(path: Path, container: Container, limits: Limits, *, scratch: Path) -> AbstractContextManager[Source]:
-    """Open an uploaded file for reading; `scratch` is a folder for what must be unpacked, in files without names."""
+    """Open an uploaded file, or a folder, for reading; `scratch` is a folder for what must be unpacked, in files without names."""
     return _open(path, container, limits, scratch)
 
 
 @contextmanager
 def _open(path: Path, container: Container, limits: Limits, scratch: Path) -> Iterator[Source]:
+    if container is Container.FOLDER:
+        from ingest.folder import FolderSource
+
+        yield FolderSource(path, limits)
+        return
     with path.open("rb") as stream, ExitStack() as stack:
         match container:
             case Container.PARQUET:

@@ -38,8 +38,8 @@ def validate(
     table. Faults of the data are in the report and raise nothing.
 
     Args:
-        path: the uploaded file.
-        container: what `sniff` said it is.
+        path: the uploaded file, or a folder.
+        container: what `sniff` said it is, or `folder`.
         out: an existing, empty folder.
         seed: of the split, when the rows name none.
         columns: what the upload calls the fields, as `ingest.columns.parse_columns` returns it.
