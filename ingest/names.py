@@ -29,13 +29,13 @@ def unsafe(name: str) -> str | None:
 
 def is_nested_archive(name: str) -> bool:
     """Return whether a name is that of another archive."""
-    return PurePosixPath(name).suffix.lower() in _NESTED
+    stem, _, suffix = _base(name).rpartition(".")
+    return bool(stem) and f".{suffix.lower()}" in _NESTED
 
 
 def is_litter(name: str) -> bool:
     """Return whether a file is one that macOS puts beside those of the user."""
-    path = PurePosixPath(name)
-    return "__MACOSX" in path.parts or path.name.startswith("._")
+    return "__MACOSX" in name.split("/") or _base(name).startswith("._")
 
 
 def is_jsonl(name: str) -> bool:
@@ -94,3 +94,8 @@ class Names:
         candidates = (self._folders.get(str(plain.parent)) or self._files)[:_MAX_CANDIDATES]
         close = difflib.get_close_matches(str(plain)[:255], candidates, n=1)
         return close[0] if close else None
+
+
+def _base(name: str) -> str:
+    """Return the last part of a name; `PurePosixPath` takes ten times as long, and there are 200,000 names."""
+    return name.rstrip("/").rpartition("/")[2]

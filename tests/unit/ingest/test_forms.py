@@ -6,10 +6,12 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from core.errors import Invalid
-from ingest.columns import FIELDS, parse_columns
-from ingest.forms import CAPTION_PROMPT
+from ingest.columns import FIELDS, Columns, parse_columns
+from ingest.forms import CAPTION_PROMPT, read_form
 from ingest.issues import Rule
 from ingest.validate import validate
 from vlm.conversation import TextPart, read_examples
@@ -207,3 +209,19 @@ def test_every_wrong_entry_of_a_mapping_is_told():
     with pytest.raises(Invalid, match="and 1 more") as caught:
         parse_columns('{"img": "a", "image": 7}')
     assert [error.pointer for error in caught.value.errors] == ["#/columns/img", "#/columns/image"]
+
+
+WORDS = st.sampled_from([*FIELDS, "label", "a/b", "", "user", "text"])
+VALUES = st.recursive(
+    WORDS | st.none() | st.integers() | st.booleans(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(row=st.dictionaries(WORDS, VALUES), mapping=st.dictionaries(st.sampled_from(FIELDS), WORDS.filter(bool)))
+def test_any_row_under_any_mapping_is_read_or_refused_but_never_crashes(row, mapping):
+    findings = []
+    draft = read_form(row, findings, Columns(mapping))
+    assert draft is not None or [finding.rule for finding in findings] == [Rule.UNKNOWN_FORM]
