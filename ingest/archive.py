@@ -1,23 +1,19 @@
 """Zips and bare JSONL, read member by member: nothing is unpacked to disk, no name of a user becomes a path."""
 
-import difflib
 import io
-import unicodedata
 import zipfile
 import zlib
-from collections import defaultdict
 from collections.abc import Iterator
-from pathlib import PurePosixPath
 from typing import IO
 
 from ingest.issues import Finding, ImageRefused, Rule, SourceFault, shown
 from ingest.limits import MIB, Limits
 from ingest.lines import count_lines, read_rows
-from ingest.members import DIRECTORY_ERRORS, is_content, is_jsonl, member_name
+from ingest.members import DIRECTORY_ERRORS, is_content, member_name
+from ingest.names import Names
 from ingest.sources import RowsOnly, SourceRow
 
 _READ_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError)
-_MAX_CANDIDATES = 1000
 _AGAIN = "Make the zip again and upload it again."
 
 
@@ -51,46 +47,29 @@ class ZipSource:
         except DIRECTORY_ERRORS as error:
             raise SourceFault(_damaged("the zip's table of contents cannot be read")) from error
         self._members = {member_name(info): info for info in self._zip.infolist() if is_content(info)}
-        self._folders: defaultdict[str, list[str]] = defaultdict(list)
-        self._alike: defaultdict[str, list[str]] = defaultdict(list)  # by file name, and by that without its suffix
-        for name in self.files():
-            path = PurePosixPath(name)
-            self._folders[str(path.parent)].append(name)
-            for key in {path.name.casefold(), path.stem.casefold()}:
-                self._alike[key].append(name)
+        self._names = Names(self._members, kind="zip")
 
     def count_rows(self) -> int:
         """Return the number of lines in all JSONL members."""
         total = 0
-        for name in self._jsonl():
+        for name in self._names.jsonl():
             with self._open(name) as stream:
                 total += count_lines(stream)
         return total
 
     def rows(self) -> Iterator[SourceRow]:
         """Yield every row of every JSONL member, in the order of their names."""
-        for name in self._jsonl():
+        for name in self._names.jsonl():
             with self._open(name) as stream:
                 yield from read_rows(stream, name, self._limits)
 
     def find(self, path: str, *, beside: str | None) -> str | None:
-        """Return the member that a path means: from the root of the zip, else from the folder of the JSONL file."""
-        plain = str(PurePosixPath(unicodedata.normalize("NFC", path)))
-        folder = PurePosixPath(beside or "").parent
-        for name in (plain, str(folder / plain)):
-            if name in self._members and not is_jsonl(name):
-                return name
-        return None
+        """Return the member that a path means."""
+        return self._names.find(path, beside=beside)
 
     def missing(self, path: str) -> Finding:
         """Return that there is no such member, and the nearest name."""
-        nearest = self._nearest(path)
-        hint = f"The nearest name is {shown(nearest)}." if nearest else "Put the file into the zip."
-        return Finding(
-            rule=Rule.MISSING_IMAGE,
-            message=f"the image {shown(path)} is not in the zip.",
-            fix=f"{hint} Paths start at the root of the zip or at the folder of the JSONL file.",
-        )
+        return self._names.missing(path)
 
     def read(self, name: str) -> bytes:
         """Return a member's bytes, at most `max_image_bytes`."""
@@ -113,10 +92,7 @@ class ZipSource:
 
     def files(self) -> Iterator[str]:
         """Yield the names of all members that hold no rows."""
-        return (name for name in self._members if not is_jsonl(name))
-
-    def _jsonl(self) -> list[str]:
-        return sorted(filter(is_jsonl, self._members))
+        return self._names.files()
 
     def _open(self, name: str) -> io.BufferedReader:
         try:
@@ -129,15 +105,6 @@ class ZipSource:
         self._inflated_bytes += num_bytes
         if self._inflated_bytes > self._limits.max_total_bytes:
             raise SourceFault(_too_much(self._limits))
-
-    def _nearest(self, path: str) -> str | None:
-        plain = PurePosixPath(path.replace("\\", "/"))
-        for key in (plain.name.casefold(), plain.stem.casefold()):
-            if alike := self._alike.get(key):
-                return alike[0]
-        candidates = (self._folders.get(str(plain.parent)) or list(self._members))[:_MAX_CANDIDATES]
-        close = difflib.get_close_matches(str(plain)[:255], candidates, n=1)
-        return close[0] if close else None
 
 
 class _Counted(io.RawIOBase):

@@ -64,7 +64,7 @@ def too_many_images(draft: Draft, limits: Limits) -> Iterator[Finding]:
     count = len(draft.references)
     if count > limits.max_images:
         message = f"the row has {count} images; at most {limits.max_images} are taken."
-        pointer = draft.listed_pointer if draft.listed else "#/messages"
+        pointer = draft.listed_pointer if draft.listed else draft.messages_pointer
         yield Finding(rule=Rule.TOO_MANY_IMAGES, pointer=pointer, message=message, fix="Split it into several rows.")
 
 
@@ -81,7 +81,7 @@ def no_answer(draft: Draft) -> Iterator[Finding]:
     """Find conversations without a turn of the assistant."""
     if not any(turn.answers for turn in draft.turns):
         message, fix = "no turn is the assistant's, so there is nothing to learn.", "Add an assistant turn."
-        yield Finding(rule=Rule.NO_ANSWER, pointer="#/messages", message=message, fix=fix)
+        yield Finding(rule=Rule.NO_ANSWER, pointer=draft.messages_pointer, message=message, fix=fix)
 
 
 def nothing_to_learn(draft: Draft) -> Iterator[Finding]:
@@ -89,7 +89,7 @@ def nothing_to_learn(draft: Draft) -> Iterator[Finding]:
     answers = [turn for turn in draft.turns if turn.answers]
     if answers and not any(turn.weight for turn in answers):
         message, fix = "every assistant turn has weight 0.", "Give at least one assistant turn weight 1."
-        yield Finding(rule=Rule.NOTHING_TO_LEARN, pointer="#/messages", message=message, fix=fix)
+        yield Finding(rule=Rule.NOTHING_TO_LEARN, pointer=draft.messages_pointer, message=message, fix=fix)
 
 
 def empty_answer(draft: Draft) -> Iterator[Finding]:
@@ -97,7 +97,7 @@ def empty_answer(draft: Draft) -> Iterator[Finding]:
     for turn in draft.turns:
         if turn.answers and not turn.text.strip():
             message, fix = "the answer is empty.", "Write the answer, or take the row out."
-            yield Finding(rule=Rule.EMPTY_ANSWER, pointer=_content(turn.pointer), message=message, fix=fix)
+            yield Finding(rule=Rule.EMPTY_ANSWER, pointer=_content(draft, turn.pointer), message=message, fix=fix)
 
 
 def empty_turn(draft: Draft) -> Iterator[Finding]:
@@ -106,7 +106,7 @@ def empty_turn(draft: Draft) -> Iterator[Finding]:
         has_image = any(isinstance(part, ImageDraft) for part in turn.parts)
         if not turn.answers and not has_image and not turn.text.strip():
             message, fix = f"the {turn.role} turn is empty.", "Write its text, or take the turn out."
-            yield Finding(rule=Rule.EMPTY_TURN, pointer=_content(turn.pointer), message=message, fix=fix)
+            yield Finding(rule=Rule.EMPTY_TURN, pointer=_content(draft, turn.pointer), message=message, fix=fix)
 
 
 def role_order(draft: Draft) -> Iterator[Finding]:
@@ -133,8 +133,8 @@ def unanswered_turn(draft: Draft) -> Iterator[Finding]:
         yield Finding(rule=Rule.UNANSWERED_TURN, pointer=draft.turns[-1].pointer, message=message, fix=fix)
 
 
-def _content(pointer: str) -> str:
-    return f"{pointer}/content" if pointer.startswith("#/messages/") else pointer
+def _content(draft: Draft, pointer: str) -> str:
+    return f"{pointer}/content" if pointer.startswith(f"{draft.messages_pointer}/") else pointer
 
 
 _ALWAYS: tuple[Callable[[Draft], Iterator[Finding]], ...] = (reserved_token, nul_character, image_outside_user)

@@ -1,4 +1,4 @@
-"""What kind of file an upload is, from its first bytes; called at the POST, so it is quick and inflates nothing."""
+"""What kind of file an upload is, from its first bytes; called at the POST, so it is quick and unpacks nothing."""
 
 import codecs
 import os
@@ -7,17 +7,19 @@ from pathlib import PurePath
 from typing import IO
 
 from core.errors import Invalid
+from ingest.issues import SourceFault
 from ingest.limits import Limits
 from ingest.members import check_zip
+from ingest.tar import GZIP_MAGIC, check_head, inflated_head, looks_like_tar
 
 FIELD = "#/file"
 _TAKEN = (
-    "Taken are: a zip of images and *.jsonl files, a bare JSONL file (one JSON object per line, UTF-8), or Parquet."
+    "Taken are: a zip, tar or tar.gz of images and *.jsonl files, a bare JSONL file (one JSON object per line, UTF-8), "
+    "or Parquet."
 )
-_HEAD_BYTES = 4096
+_HEAD_BYTES = 64 * 1024
 _JSONL_SUFFIXES = {".jsonl", ".ndjson", ".jsonlines"}
 _OTHERS: tuple[tuple[bytes, str], ...] = (
-    (b"\x1f\x8b", "a gzip file"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
     (b"Rar!", "a rar archive"),
     (b"BZh", "a bzip2 file"),
@@ -37,17 +39,20 @@ _OTHERS: tuple[tuple[bytes, str], ...] = (
 
 
 class Container(StrEnum):
-    """The kinds of file that a data set may come in."""
+    """The kinds of file that a data set may come in; a folder only where the checks run beside it."""
 
     ZIP = "zip"
+    TAR = "tar"
     JSONL = "jsonl"
     PARQUET = "parquet"
+    FOLDER = "folder"
 
 
 def sniff(stream: IO[bytes], filename: str | None = None, *, limits: Limits | None = None) -> Container:
     """Return the kind of an uploaded file and leave the stream at its start.
 
-    A zip's table of contents is checked here too (names, links, encryption, sizes as declared).
+    A zip's table of contents is checked here too (names, links, encryption, sizes as declared), and a tar's first
+    header: it has no table, and may be packed, so the rest of it is read by validation.
 
     Args:
         stream: the upload; it must be seekable.
@@ -55,7 +60,7 @@ def sniff(stream: IO[bytes], filename: str | None = None, *, limits: Limits | No
         limits: bounds other than the default.
 
     Raises:
-        Invalid: it is something else, or a zip that cannot be taken; the sentence says what it is and what is taken.
+        Invalid: it is something else, or an archive that cannot be taken; the sentence says what it is and what is taken.
     """
     stream.seek(0)
     head = stream.read(_HEAD_BYTES)
@@ -67,6 +72,9 @@ def sniff(stream: IO[bytes], filename: str | None = None, *, limits: Limits | No
     elif head.startswith(b"PAR1"):
         _check_parquet_end(stream)
         container = Container.PARQUET
+    elif head.startswith(GZIP_MAGIC) or looks_like_tar(head):
+        _check_tar(head)
+        container = Container.TAR
     else:
         _check_text(head, filename)
         container = Container.JSONL
@@ -81,6 +89,21 @@ def _check_parquet_end(stream: IO[bytes]) -> None:
         raise _refused("The Parquet file is cut off: its footer is missing. Upload it again.")
 
 
+def _check_tar(head: bytes) -> None:
+    if head.startswith(GZIP_MAGIC):
+        inflated = inflated_head(head)
+        if inflated is None:
+            raise _refused("The gzip file is cut off or damaged. Make it again, or upload it again.")
+        if not looks_like_tar(inflated):
+            raise _refused("The file is a gzip file that holds no tar. Unpack it, and upload what is in it.")
+        head = inflated
+    try:
+        check_head(head)
+    except SourceFault as fault:
+        message, fix = fault.finding.message, fault.finding.fix
+        raise Invalid.field(FIELD, f"{message[:1].upper()}{message[1:]} {fix}") from fault
+
+
 def _check_text(head: bytes, filename: str | None) -> None:
     what = _other_kind(head)
     text = head.removeprefix(codecs.BOM_UTF8)
@@ -93,8 +116,6 @@ def _check_text(head: bytes, filename: str | None) -> None:
 
 
 def _other_kind(head: bytes) -> str | None:
-    if head[257:262] == b"ustar":
-        return "The file is a tar archive."
     return next((f"The file is {name}." for magic, name in _OTHERS if head.startswith(magic)), None)
 
 

@@ -57,7 +57,9 @@ class Draft:
     turns: tuple[TurnDraft, ...]
     listed: tuple[ImageReference, ...] = ()
     listed_pointer: str = "#/images"
+    messages_pointer: str = "#/messages"
     split: Split | None = None
+    split_pointer: str = "#/split"
 
     @property
     def places(self) -> list[ImageDraft]:

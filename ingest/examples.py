@@ -52,7 +52,7 @@ class ExampleSpool:
             yield Finding(
                 rule=Rule.DUPLICATE_EXAMPLE, message=message, fix="Take one out, unless it should count twice."
             )
-        yield from self._leaks(keys, draft.split or "train", place)
+        yield from (leak.at(draft.split_pointer) for leak in self._leaks(keys, draft.split or "train", place))
 
     def choose(self, findings: list[Finding]) -> list[Split]:
         """Return the split of each row, and add what is wrong with the splits as a whole."""
@@ -88,7 +88,7 @@ class ExampleSpool:
             if other != split:
                 message = f"an image of this {split} row is also in the {other} split ({where})."
                 fix = "Put rows that share an image into the same split; else validation measures what was learned by heart."
-                yield Finding(rule=Rule.SPLIT_LEAK, pointer="#/split", message=message, fix=fix)
+                yield Finding(rule=Rule.SPLIT_LEAK, message=message, fix=fix)
 
 
 def _no_training() -> Finding:

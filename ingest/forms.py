@@ -1,4 +1,4 @@
-"""The forms of a row (question and answer, caption, messages, OpenAI vision) become one draft.
+"""The forms of a row (question and answer, caption, text, messages, OpenAI vision) become one draft.
 
 A wrong field does not end the reading: the rest of the row is read too, so that one pass finds every fault.
 """
@@ -6,6 +6,7 @@ A wrong field does not end the reading: the rest of the row is read too, so that
 from collections.abc import Callable
 from typing import Any, get_args
 
+from ingest.columns import Columns, escape
 from ingest.drafts import Draft, ImageDraft, ImageReference, TextDraft, TurnDraft
 from ingest.issues import Finding, Rule, shown
 from vlm.conversation import Role, Split
@@ -20,55 +21,68 @@ _KINDS: tuple[tuple[type, str], ...] = (
     (bytes, "bytes"),
 )
 CAPTION_PROMPT = "Describe the image."
-_FORMS = "{image, question, answer}, {image, caption} and {images, messages}"
+_FORMS = "{image, question, answer}, {image, caption}, {image, text} and {images, messages}"
 _SPLITS: tuple[str, ...] = get_args(Split)
 _ROLES: tuple[str, ...] = get_args(Role)
 _CONTENT = 'Write a string, or a list of parts such as {"type": "image"} and {"type": "text", "text": "..."}.'
 _PARTS = '{"type": "text", "text": "..."}, {"type": "image"} or {"type": "image_url", "image_url": {"url": "data:..."}}'
 
 
-def read_form(value: dict[str, Any], findings: list[Finding]) -> Draft | None:
+def read_form(value: dict[str, Any], findings: list[Finding], columns: Columns) -> Draft | None:
     """Return the draft of a row and add what is wrong with its shape; `None` when its form is not known."""
-    for key, form in _READERS.items():
-        if key in value:
-            reader = _RowReader(value, findings)
-            draft = form(reader)
-            _report_ignored(value, reader)
-            return draft
+    field = _deciding_field(value, columns)
+    if field is not None:
+        reader = _RowReader(value, findings, columns)
+        draft = _READERS[field](reader)
+        _report_ignored(value, reader)
+        return draft
     keys = ", ".join(shown(key) for key in list(value)[:10]) or "no keys at all"
     findings.append(
         Finding(
             rule=Rule.UNKNOWN_FORM,
             message=f"the row is in no known form; it has {keys}.",
-            fix=f"Taken are the forms {_FORMS}.",
+            fix=f"Taken are the forms {_FORMS}; `columns` says which of your names stands for which of these.",
         )
     )
     return None
 
 
-def escape(key: str) -> str:
-    """Return a key as a piece of a JSON pointer (RFC 6901)."""
-    return key.replace("~", "~0").replace("/", "~1")
+def _deciding_field(value: dict[str, Any], columns: Columns) -> str | None:
+    """Return the field that decides the form: a mapped one that the row has, else any, else a mapped one."""
+    mapped = [field for field in _READERS if field in columns.mapping]
+    for field in (*mapped, *_READERS):
+        if columns.holds(value, field):
+            return field
+    return mapped[0] if mapped else None
 
 
 class _RowReader:
     """Reads the fields of one row; a wrong one is reported and read as if it were absent."""
 
-    def __init__(self, value: dict[str, Any], findings: list[Finding]) -> None:
+    def __init__(self, value: dict[str, Any], findings: list[Finding], columns: Columns) -> None:
         self._value = value
         self._findings = findings
-        self.used = {"split"}
+        self.columns = columns
+        self.used: set[str] = set()
 
     def say(self, rule: Rule, pointer: str, message: str, fix: str) -> None:
         self._findings.append(Finding(rule=rule, pointer=pointer, message=message, fix=fix))
 
-    def text(self, key: str) -> TextDraft | None:
-        self.used.add(key)
-        pointer = f"#/{key}"
-        if key not in self._value:
-            self.say(Rule.MISSING_FIELD, pointer, f'the row has no "{key}".', f'Add "{key}" as text.')
+    def has(self, field: str) -> bool:
+        is_there = self.columns.holds(self._value, field)
+        if is_there:
+            self.used.add(self.columns.name(field))
+        return is_there
+
+    def field(self, field: str) -> Any:
+        return self._value[self.columns.name(field)]
+
+    def text(self, field: str) -> TextDraft | None:
+        pointer, name = self.columns.pointer(field), shown(self.columns.name(field))
+        if not self.has(field):
+            self.say(Rule.MISSING_FIELD, pointer, f"the row has no {name}.", f"Add {name} as text.")
             return None
-        return self.text_at(pointer, self._value[key])
+        return self.text_at(pointer, self.field(field))
 
     def text_at(self, pointer: str, value: Any) -> TextDraft | None:
         if isinstance(value, str):
@@ -77,26 +91,29 @@ class _RowReader:
         return None
 
     def split(self) -> Split | None:
-        value = self._value.get("split")
-        if "split" not in self._value or value in _SPLITS:
-            return value
+        if not self.has("split"):
+            return None
+        value = self.field("split")
+        if isinstance(value, str) and value in _SPLITS:
+            return value  # type: ignore[return-value]  # mypy does not narrow by a tuple of names
         name = shown(value) if isinstance(value, str) else _kind(value)
-        fix = 'Write "train" or "validation", or leave "split" out and we choose.'
-        self.say(Rule.BAD_SPLIT, "#/split", f"the split is {name}.", fix)
+        fix = f'Write "train" or "validation", or leave {shown(self.columns.name("split"))} out and we choose.'
+        self.say(Rule.BAD_SPLIT, self.columns.pointer("split"), f"the split is {name}.", fix)
         return None
 
     def images(self, *, needed: bool) -> tuple[str, tuple[ImageReference, ...]]:
         """Return the pointer of the row's list of images, and its images."""
-        keys = [key for key in ("images", "image") if key in self._value]
-        self.used.update(keys)
-        if len(keys) > 1:
-            self.say(Rule.WRONG_TYPE, "#/image", 'the row has both "image" and "images".', 'Keep "images".')
-        if not keys:
+        fields = [field for field in ("images", "image") if self.has(field)]
+        one, many = (shown(self.columns.name(field)) for field in ("image", "images"))
+        if len(fields) > 1:
+            both = f"the row has both {one} and {many}."
+            self.say(Rule.WRONG_TYPE, self.columns.pointer("image"), both, f"Keep {many}.")
+        if not fields:
             if needed:
-                fix = 'Add "image" with the path of a file in the zip, or a data: URL.'
-                self.say(Rule.MISSING_FIELD, "#/image", 'the row has no "image".', fix)
-            return "#/images", ()
-        pointer, value = f"#/{keys[0]}", self._value[keys[0]]
+                fix = f"Add {one} with the path of a file in the upload, or a data: URL."
+                self.say(Rule.MISSING_FIELD, self.columns.pointer("image"), f"the row has no {one}.", fix)
+            return self.columns.pointer("images"), ()
+        pointer, value = self.columns.pointer(fields[0]), self.field(fields[0])
         found = value if isinstance(value, list) else [value]
         pointers = [f"{pointer}/{i}" for i in range(len(found))] if isinstance(value, list) else [pointer]
         if needed and not found:
@@ -111,21 +128,24 @@ class _RowReader:
             value = value["path"]
         if isinstance(value, (str, bytes)):
             return ImageReference(pointer=pointer, source=value)
-        fix = "Write the path of a file in the zip, or a data: URL, as a string."
+        fix = "Write the path of a file in the upload, or a data: URL, as a string."
         self.say(Rule.WRONG_TYPE, pointer, f"the image is {_kind(value)}.", fix)
         return None
 
     def messages(self) -> tuple[TurnDraft, ...]:
-        self.used.add("messages")
-        value = self._value["messages"]
+        pointer, name = self.columns.pointer("messages"), shown(self.columns.name("messages"))
+        shape = 'Write a list of {"role": ..., "content": ...}.'
+        if not self.has("messages"):
+            self.say(Rule.MISSING_FIELD, pointer, f"the row has no {name}.", shape)
+            return ()
+        value = self.field("messages")
         if not isinstance(value, list):
-            fix = 'Write a list of {"role": ..., "content": ...}.'
-            self.say(Rule.WRONG_TYPE, "#/messages", f'"messages" is {_kind(value)}.', fix)
+            self.say(Rule.WRONG_TYPE, pointer, f"{name} is {_kind(value)}.", shape)
             return ()
         if not value:
             fix = "Add a user turn and an assistant turn."
-            self.say(Rule.EMPTY_MESSAGES, "#/messages", '"messages" is empty.', fix)
-        turns = (self._turn(f"#/messages/{i}", item) for i, item in enumerate(value))
+            self.say(Rule.EMPTY_MESSAGES, pointer, f"{name} is empty.", fix)
+        turns = (self._turn(f"{pointer}/{i}", item) for i, item in enumerate(value))
         return tuple(turn for turn in turns if turn is not None)
 
     def _turn(self, pointer: str, value: Any) -> TurnDraft | None:
@@ -203,8 +223,15 @@ class _RowReader:
 
 
 def _messages(reader: _RowReader) -> Draft:
-    pointer, listed = reader.images(needed=False)
-    return Draft(turns=reader.messages(), listed=listed, listed_pointer=pointer, split=reader.split())
+    listed_pointer, listed = reader.images(needed=False)
+    return Draft(
+        turns=reader.messages(),
+        listed=listed,
+        listed_pointer=listed_pointer,
+        messages_pointer=reader.columns.pointer("messages"),
+        split=reader.split(),
+        split_pointer=reader.columns.pointer("split"),
+    )
 
 
 def _question(reader: _RowReader) -> Draft:
@@ -215,14 +242,25 @@ def _caption(reader: _RowReader) -> Draft:
     return _simple(reader, question=TextDraft(pointer="#", text=CAPTION_PROMPT), answer=reader.text("caption"))
 
 
+def _text(reader: _RowReader) -> Draft:
+    return _simple(reader, question=TextDraft(pointer="#", text=CAPTION_PROMPT), answer=reader.text("text"))
+
+
 def _simple(reader: _RowReader, *, question: TextDraft | None, answer: TextDraft | None) -> Draft:
-    pointer, listed = reader.images(needed=True)
+    listed_pointer, listed = reader.images(needed=True)
     places = tuple(ImageDraft(pointer=reference.pointer) for reference in listed)
-    asked = TurnDraft(pointer="#/question", role="user", parts=(*places, question) if question else places)
+    asked_pointer = reader.columns.pointer("question")
+    asked = TurnDraft(pointer=asked_pointer, role="user", parts=(*places, question) if question else places)
     turns: tuple[TurnDraft, ...] = (asked,)
     if answer is not None:
         turns += (TurnDraft(pointer=answer.pointer, role="assistant", parts=(answer,)),)
-    return Draft(turns=turns, listed=listed, listed_pointer=pointer, split=reader.split())
+    return Draft(
+        turns=turns,
+        listed=listed,
+        listed_pointer=listed_pointer,
+        split=reader.split(),
+        split_pointer=reader.columns.pointer("split"),
+    )
 
 
 def _report_ignored(value: dict[str, Any], reader: _RowReader) -> None:
@@ -234,10 +272,11 @@ def _kind(value: object) -> str:
     return next((name for kind, name in _KINDS if isinstance(value, kind)), "an object")
 
 
-# The first key that a row has decides its form.
+# The first field that a row has decides its form.
 _READERS: dict[str, Callable[[_RowReader], Draft]] = {
     "messages": _messages,
     "question": _question,
     "answer": _question,
     "caption": _caption,
+    "text": _text,
 }

@@ -29,8 +29,10 @@ class Rule(StrEnum):
     NOT_AN_OBJECT = "not_an_object"
     UNREADABLE = "unreadable"
     TOO_MUCH_DATA = "too_much_data"
+    UNSAFE_MEMBER = "unsafe_member"
     UNKNOWN_FORM = "unknown_form"
     IGNORED_FIELD = "ignored_field"
+    UNUSED_COLUMN = "unused_column"
     MISSING_FIELD = "missing_field"
     WRONG_TYPE = "wrong_type"
     EMPTY_MESSAGES = "empty_messages"
@@ -76,6 +78,7 @@ class Rule(StrEnum):
 _LIGHTER = {
     Rule.BOM: Severity.WARNING,
     Rule.IGNORED_FIELD: Severity.WARNING,
+    Rule.UNUSED_COLUMN: Severity.WARNING,
     Rule.UNANSWERED_TURN: Severity.WARNING,
     Rule.MIME_MISMATCH: Severity.WARNING,
     Rule.EXTREME_ASPECT: Severity.WARNING,

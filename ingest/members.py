@@ -1,23 +1,20 @@
 """The table of contents of a zip: read without inflating anything, and refused when it cannot be trusted."""
 
-import re
 import stat
 import struct
 import unicodedata
 import zipfile
 from collections.abc import Iterator
-from pathlib import PurePosixPath
 from typing import IO
 
 from core.errors import Invalid
 from ingest.issues import shown
 from ingest.limits import Limits
+from ingest.names import is_jsonl, is_litter, is_nested_archive, unsafe
 
 FIELD = "#/file"
 # What `zipfile` raises over a damaged or a hostile directory.
 DIRECTORY_ERRORS = (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError, struct.error, EOFError, OSError)
-_NESTED = {".zip", ".tar", ".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".7z", ".rar"}
-_DRIVE = re.compile(r"^[A-Za-z]:")
 _END, _END_64, _LOCATOR_64, _ENTRY = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07", b"PK\x01\x02"
 _END_BYTES, _END_64_BYTES, _LOCATOR_64_BYTES, _ENTRY_BYTES = 22, 56, 20, 46
 _ENCRYPTED_FLAGS = 0x1 | 0x40
@@ -60,18 +57,12 @@ def member_name(info: zipfile.ZipInfo) -> str:
 
 def is_content(info: zipfile.ZipInfo) -> bool:
     """Return whether a member is a file of the user, not a folder and not what macOS puts beside it."""
-    path = PurePosixPath(info.filename)
-    return not info.is_dir() and "__MACOSX" not in path.parts and not path.name.startswith("._")
-
-
-def is_jsonl(name: str) -> bool:
-    """Return whether a member holds rows."""
-    return name.lower().endswith(".jsonl")
+    return not info.is_dir() and not is_litter(info.filename)
 
 
 def _check_member(info: zipfile.ZipInfo) -> None:
     name = info.orig_filename  # `filename` is cut at the first NUL
-    if reason := _unsafe(name):
+    if reason := unsafe(name):
         raise _refused(
             f"The zip holds the name {shown(name)}, which {reason}. Zip the folder again with plain relative names."
         )
@@ -79,22 +70,10 @@ def _check_member(info: zipfile.ZipInfo) -> None:
         raise _refused(f"The zip holds a link or a special file: {shown(name)}. Put the file itself in.")
     if info.flag_bits & _ENCRYPTED_FLAGS:
         raise _refused(f"The zip is encrypted ({shown(name)}). Zip it without a password.")
-    if is_content(info) and PurePosixPath(name).suffix.lower() in _NESTED:
+    if is_content(info) and is_nested_archive(name):
         raise _refused(f"The zip holds another archive: {shown(name)}. Put its files in directly.")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise _refused(f"The zip packs {shown(name)} with a method other than deflate. Zip it with deflate or stored.")
-
-
-def _unsafe(name: str) -> str | None:
-    if "\x00" in name:
-        return "has a NUL character"
-    if "\\" in name:
-        return "has a backslash"
-    if name.startswith("/"):
-        return "is absolute"
-    if _DRIVE.match(name):
-        return "starts with a drive letter"
-    return "leaves the folder" if ".." in name.split("/") else None
 
 
 def _check_together(infos: list[zipfile.ZipInfo], packed_bytes: int, limits: Limits) -> None:

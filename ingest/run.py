@@ -30,6 +30,7 @@ class Spec(BaseModel):
     source: Path
     container: Container
     seed: int = 0
+    columns: dict[str, str] = {}
     limits: Limits = Limits()
     remote: RemoteLimits | None = None
 
@@ -56,6 +57,7 @@ def work(child: Child) -> dict[str, Any]:
         spec.container,
         child.staging,
         seed=spec.seed,
+        columns=spec.columns,
         limits=spec.limits,
         remote=_remote(spec),
         on_progress=_Reporter(child).rows_done,

@@ -1,7 +1,7 @@
-"""The three containers behind one face: rows in order, and files by name."""
+"""The containers behind one face: rows in order, and files by name."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -75,25 +75,33 @@ class RowsOnly:
         return iter(())
 
 
-def open_source(path: Path, container: Container, limits: Limits) -> AbstractContextManager[Source]:
-    """Open an uploaded file for reading."""
-    return _open(path, container, limits)
+def open_source(path: Path, container: Container, limits: Limits, *, scratch: Path) -> AbstractContextManager[Source]:
+    """Open an uploaded file, or a folder, for reading; `scratch` is a folder for what must be unpacked, in files without names."""
+    return _open(path, container, limits, scratch)
 
 
 @contextmanager
-def _open(path: Path, container: Container, limits: Limits) -> Iterator[Source]:
-    if container is Container.PARQUET:
-        from ingest.parquet import ParquetSource  # pyarrow takes a third of a second to import
+def _open(path: Path, container: Container, limits: Limits, scratch: Path) -> Iterator[Source]:
+    if container is Container.FOLDER:
+        from ingest.folder import FolderSource
 
-        with path.open("rb") as stream:
-            yield ParquetSource(stream, limits)
-    elif container is Container.ZIP:
-        from ingest.archive import ZipSource
+        yield FolderSource(path, limits)
+        return
+    with path.open("rb") as stream, ExitStack() as stack:
+        match container:
+            case Container.PARQUET:
+                from ingest.parquet import ParquetSource  # pyarrow takes a third of a second to import
 
-        with path.open("rb") as stream:
-            yield ZipSource(stream, limits)
-    else:
-        from ingest.archive import JsonlSource
+                yield ParquetSource(stream, limits)
+            case Container.ZIP:
+                from ingest.archive import ZipSource
 
-        with path.open("rb") as stream:
-            yield JsonlSource(stream, limits)
+                yield ZipSource(stream, limits)
+            case Container.TAR:
+                from ingest.tarball import TarSource, plain
+
+                yield TarSource(stack.enter_context(plain(stream, scratch, limits)), limits)
+            case Container.JSONL:
+                from ingest.archive import JsonlSource
+
+                yield JsonlSource(stream, limits)

@@ -1,11 +1,12 @@
 """The whole of validation, as one pure function of a file: used by the child process and by the command line."""
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO
 
 from ingest.checks import check_draft
+from ingest.columns import Columns
 from ingest.container import Container
 from ingest.drafts import Draft
 from ingest.examples import ExampleSpool, Written
@@ -27,6 +28,7 @@ def validate(
     out: Path,
     *,
     seed: int = 0,
+    columns: Mapping[str, str] | None = None,
     limits: Limits | None = None,
     remote: Remote | None = None,
     on_progress: OnProgress = lambda _done, _total: None,
@@ -37,18 +39,21 @@ def validate(
     table. Faults of the data are in the report and raise nothing.
 
     Args:
-        path: the uploaded file.
-        container: what `sniff` said it is.
+        path: the uploaded file, or a folder.
+        container: what `sniff` said it is, or `folder`.
         out: an existing, empty folder.
         seed: of the split, when the rows name none.
+        columns: what the upload calls the fields, as `ingest.columns.parse_columns` returns it.
         limits: bounds other than the default.
         remote: where images with a URL come from; without it nothing is fetched.
         on_progress: called with the rows done and about how many there are; what it raises ends the validation.
     """
     with tempfile.TemporaryFile("w+", encoding="utf-8", newline="\n", dir=out) as spool:
-        validation = _Validation(out, spool, seed=seed, limits=limits or Limits(), remote=remote)
+        validation = _Validation(
+            out, spool, seed=seed, columns=Columns(columns), limits=limits or Limits(), remote=remote
+        )
         try:
-            with open_source(path, container, validation.limits) as source:
+            with open_source(path, container, validation.limits, scratch=out) as source:
                 validation.read(source, on_progress)
         except SourceFault as fault:
             validation.log.add(fault.finding, row=fault.row, file=fault.file)
@@ -60,11 +65,14 @@ def validate(
 class _Validation:
     """One run over one file: what was counted so far."""
 
-    def __init__(self, out: Path, spool: IO[str], *, seed: int, limits: Limits, remote: Remote | None) -> None:
+    def __init__(
+        self, out: Path, spool: IO[str], *, seed: int, columns: Columns, limits: Limits, remote: Remote | None
+    ) -> None:
         self.limits = limits
         self.log = IssueLog(limits.max_kept_per_rule)
         self._out = out
         self._seed = seed
+        self._columns = columns
         self._spool_file = spool
         self._spool = ExampleSpool(spool, seed=seed)
         self._gallery = Gallery(out / IMAGES_FOLDER, limits, remote=remote)
@@ -120,7 +128,7 @@ class _Validation:
 
     def _take(self, row: SourceRow, source: Source) -> None:
         findings = list(row.findings)
-        draft = read_form(row.value, findings) if row.value is not None else None
+        draft = read_form(row.value, findings, self._columns) if row.value is not None else None
         images: list[str] = []
         if draft is not None:
             findings.extend(check_draft(draft, findings, self.limits))
@@ -148,8 +156,10 @@ class _Validation:
         return is_new
 
     def _report_unused(self, source: Source) -> None:
+        for finding in self._columns.unseen() if self._num_read else ():
+            self.log.add(finding)
         if unused := self._gallery.unused(source):
-            message = f"{len(unused)} files of the zip are named by no row, such as {shown(unused[0])}."
+            message = f"{len(unused)} files of the upload are named by no row, such as {shown(unused[0])}."
             self.log.add(Finding(rule=Rule.UNUSED_FILES, message=message, fix="Nothing; they are not stored."))
 
     def _check_count(self) -> None:

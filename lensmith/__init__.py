@@ -10,7 +10,7 @@ It speaks HTTP and shares no code with the server.
 """
 
 from lensmith.client import Client
-from lensmith.errors import ApiError, LensmithClientError, Unreachable
+from lensmith.errors import ApiError, LensmithClientError, NotUploadable, Unreachable
 from lensmith.resources import Adapter, Answer, Dataset, Job, LogItem
 
 __all__ = [
@@ -22,5 +22,6 @@ __all__ = [
     "Job",
     "LensmithClientError",
     "LogItem",
+    "NotUploadable",
     "Unreachable",
 ]

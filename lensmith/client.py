@@ -1,14 +1,17 @@
 """The client: one attribute per resource, one method per verb."""
 
+import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import IO, Any, Self, TypeVar
 
 import httpx2
 
 from lensmith.errors import ApiError, Unreachable
+from lensmith.folders import zipped
 from lensmith.resources import Adapter, Answer, Dataset, Job, LogItem, Resource
 from lensmith.transport import Transport
 
@@ -92,14 +95,26 @@ class Datasets:
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
-    def upload(self, file: Path | str, *, name: str | None = None) -> Dataset:
-        """Upload a zip, JSONL or Parquet file; it is validated in the background (`wait`)."""
+    def upload(self, file: Path | str, *, name: str | None = None, columns: Mapping[str, str] | None = None) -> Dataset:
+        """Upload a zip, tar, JSONL or Parquet file, or a folder; it is validated in the background (`wait`).
+
+        Args:
+            file: a folder is sent as a zip of it, without names that begin with a dot.
+            name: what to call it; else the name of the file.
+            columns: which column stands for which field, such as `{"image": "img_path", "caption": "label"}`.
+
+        Raises:
+            NotUploadable: the folder holds a link, or what cannot be read.
+        """
         path = Path(file)
-        with path.open("rb") as stream:
-            fields = {"name": name} if name else {}
-            return Dataset.model_validate(
-                self._transport.post("/datasets", data=fields, files={"file": (path.name, stream)})
-            )
+        is_folder = path.is_dir()
+        content: AbstractContextManager[IO[bytes]] = zipped(path) if is_folder else path.open("rb")
+        fields = {"name": name} if name else {}
+        if columns:
+            fields["columns"] = json.dumps(dict(columns))
+        with content as stream:
+            files = {"file": (f"{path.resolve().name}.zip" if is_folder else path.name, stream)}
+            return Dataset.model_validate(self._transport.post("/datasets", data=fields, files=files))
 
     def get(self, dataset_id: str) -> Dataset:
         """Return a data set."""

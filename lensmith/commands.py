@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lensmith.client import Client
-from lensmith.errors import ApiError, Unreachable
+from lensmith.errors import ApiError, NotUploadable, Unreachable
 from lensmith.progress import watch
 
 DATA_REFUSED = 3
@@ -54,6 +54,9 @@ def speaks_http(command: Callable[P, T], *, refuses_data: bool = False) -> Calla
         except Unreachable as error:
             _complain(f"{error}. Is it running? `lensmith up` starts it; LENSMITH_URL says where it is.")
             raise typer.Exit(4) from error
+        except NotUploadable as error:
+            _complain(str(error))
+            raise typer.Exit(DATA_REFUSED) from error
         except ApiError as error:
             _complain(f"{error.title}: {error.detail}")
             raise typer.Exit(DATA_REFUSED if refuses_data and error.status == REFUSED else 1) from error
@@ -64,12 +67,17 @@ def speaks_http(command: Callable[P, T], *, refuses_data: bool = False) -> Calla
 @datasets.command("upload")
 @partial(speaks_http, refuses_data=True)
 def upload_dataset(
-    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="zip, JSONL or Parquet")],
+    file: Annotated[Path, typer.Argument(exists=True, help="zip, tar, tar.gz, JSONL, Parquet, or a folder")],
     name: Annotated[str | None, typer.Option(help="what to call it")] = None,
+    columns: Annotated[str | None, typer.Option(help='your names, {"image": "img_path", "answer": "label"}')] = None,
 ) -> None:
-    """Upload a data set and wait for its validation; exit status 3 when it is refused."""
+    """Upload a data set and wait for its validation; exit status 3 when it is refused.
+
+    A folder is zipped on the way, without names that begin with a dot.
+    """
+    mapping = _object(columns, "--columns") if columns is not None else None
     with Client() as client, err.status("uploading and validating"):
-        dataset = client.datasets.wait(client.datasets.upload(file, name=name).id)
+        dataset = client.datasets.wait(client.datasets.upload(file, name=name, columns=mapping).id)
     if dataset.failure is not None:
         _complain(f"{dataset.failure.detail} {dataset.failure.remedy}")
         if dataset.failure.code != "bad_data":
@@ -113,11 +121,8 @@ def create_job(
     follow: Annotated[bool, typer.Option(help="watch it until it ends")] = False,
 ) -> None:
     """Make a job."""
-    try:
-        more = json.loads(options)
-    except json.JSONDecodeError as error:
-        raise typer.BadParameter(f"not JSON: {error}", param_hint="--options") from error
-    if not isinstance(more, dict) or more.keys() & {"base_model", "dataset"}:
+    more = _object(options, "--options")
+    if more.keys() & {"base_model", "dataset"}:
         raise typer.BadParameter("an object without base_model and dataset is wanted", param_hint="--options")
     with Client() as client:
         job = client.jobs.create(base_model=base_model, dataset=dataset, **more)
@@ -207,6 +212,17 @@ def infer(
     with Client() as client:
         answer = client.infer(prompt, images=image or (), adapter=adapter, model=model, max_tokens=max_tokens)
     typer.echo(answer.text)
+
+
+def _object(text: str, option: str) -> dict[str, Any]:
+    """Return the JSON object that an option holds."""
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise typer.BadParameter(f"not JSON: {error}", param_hint=option) from error
+    if not isinstance(value, dict):
+        raise typer.BadParameter("a JSON object is wanted", param_hint=option)
+    return value
 
 
 def _follow(client: Client, job_id: str) -> None:

@@ -1,8 +1,9 @@
 """What can go wrong when the SDK talks to a server.
 
 LensmithClientError
-├── Unreachable   no answer: the server is not there, or the network is broken
-└── ApiError      the server refused; `status`, `title`, `detail`, `errors`, `request_id` are its words
+├── Unreachable     no answer: the server is not there, or the network is broken
+├── NotUploadable   a folder that cannot become a zip; nothing was sent
+└── ApiError        the server refused; `status`, `title`, `detail`, `errors`, `request_id` are its words
 """
 
 from typing import Any
@@ -14,6 +15,10 @@ class LensmithClientError(Exception):
 
 class Unreachable(LensmithClientError):
     """The server does not answer."""
+
+
+class NotUploadable(LensmithClientError):
+    """The folder cannot be uploaded as it is."""
 
 
 class ApiError(LensmithClientError):

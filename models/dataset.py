@@ -24,6 +24,7 @@ class Dataset(SQLModel, table=True):
     container: str | None = Field(default=None, max_length=16, description="like the two below, null until fetched")
     upload_sha256: str | None = Field(default=None, max_length=64)
     upload_bytes: int | None = Field(default=None, sa_type=sa.BigInteger)
+    columns: dict[str, str] | None = Field(default=None, sa_type=sa.JSON, description="fields to the upload's names")
     digest: str | None = Field(default=None, max_length=64)
     num_examples: int | None = None
     num_issues: int | None = None

@@ -12,8 +12,9 @@ from rich.markup import escape
 
 import core
 from core.settings import Settings
-from lensmith.commands import add_commands
+from lensmith.commands import add_commands, datasets
 from ops import data
+from ops.check import check_command
 from ops.errors import CannotStart
 from ops.migrate import migrate
 from ops.up import up
@@ -26,6 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 add_commands(app)
+datasets.command("check")(check_command)
 
 
 @app.command("up")

@@ -37,7 +37,13 @@ class Validation:
         else:
             self._rooms.storage.fetch(dataset.upload_key, upload)
         remote: dict[str, Any] | None = {} if self._remote_images else None  # fetch, within the usual bounds
-        return {"source": str(upload), "container": container, "seed": SPLIT_SEED, "remote": remote}
+        return {
+            "source": str(upload),
+            "container": container,
+            "seed": SPLIT_SEED,
+            "columns": dataset.columns or {},
+            "remote": remote,
+        }
 
     def publish(self, claim: Claim, staging: Path, result: dict[str, Any]) -> Apply:
         """Store images (each distinct one once), the table and the report."""

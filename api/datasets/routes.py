@@ -20,12 +20,18 @@ from core.ids import Prefix, new_id
 from core.queue import Queue
 from core.settings import Settings
 from core.storage import Stored
+from ingest.columns import parse_columns
 from ingest.container import sniff
 from models import dataset as datasets
 from models import event, schema
 from models.dataset import Dataset
 from models.states import Kind
 from models.work import Work
+
+COLUMNS = (
+    'which column of the upload stands for which field, as a JSON object: {"image": "img_path", "question": "prompt", '
+    '"answer": "label"}; fields that it leaves out go by their own name'
+)
 
 
 def make_router(settings: Settings) -> APIRouter:
@@ -51,9 +57,10 @@ def create_dataset(
     project: ProjectDep,
     source: SourceDep,
     file: Annotated[
-        UploadFile | None, File(description="a zip of images and *.jsonl, a bare JSONL, or Parquet")
+        UploadFile | None, File(description="a zip, tar or tar.gz of images and *.jsonl, a bare JSONL, or Parquet")
     ] = None,
     name: Annotated[Name | None, Form()] = None,
+    columns: Annotated[str | None, Form(description=COLUMNS)] = None,
     key: KeyHeader = None,
 ) -> Response:
     """Take a file, or the source of one (as JSON), and have a worker validate it.
@@ -65,6 +72,7 @@ def create_dataset(
         return _create_from(source, request, services, project=project, key=key)
     if file is None:
         raise Invalid.field("#/file", "Field required.")
+    mapping = parse_columns(columns) if columns else None
     filename = _filename(file)
     file.file.seek(0)
     container = sniff(file.file, filename)
@@ -80,6 +88,7 @@ def create_dataset(
         container=container.value,
         upload_sha256=stored.sha256,
         upload_bytes=stored.size_bytes,
+        columns=mapping,
     )
     try:
         answer = once(
@@ -87,7 +96,7 @@ def create_dataset(
             request,
             project=project,
             key=key,
-            content=fingerprint(stored.sha256, dataset.name),
+            content=fingerprint(stored.sha256, dataset.name, mapping),
             make=lambda session: _create(session, dataset),
         )
     except (Problem, IntegrityError, DataError):  # surely nothing was committed; after a lost connection, who knows

@@ -40,6 +40,7 @@ class DatasetRead(BaseModel):
     container: str | None = Field(description="like size_bytes and sha256, null until a source was fetched")
     size_bytes: int | None = Field(description="of the file as it was uploaded or fetched")
     sha256: str | None = Field(description="of the file as it was uploaded or fetched")
+    columns: dict[str, str] | None = Field(description="fields to the names that the upload gives them")
     digest: str | None = Field(description="of the content, independent of how it was packed")
     num_examples: int | None
     num_images: int | None = Field(description="distinct images")
@@ -70,6 +71,7 @@ _SAME_NAMES = {
     "name",
     "filename",
     "container",
+    "columns",
     "digest",
     "num_examples",
     "num_images",

@@ -9,6 +9,7 @@ from api.text import NAME_CHARS, Link, Name, is_control
 from core.errors import Invalid, TooLarge
 from core.http import invalid_from, read_json
 from core.settings import Settings
+from ingest.columns import check_columns
 from ingest.issues import FetchFailed
 from ingest.origins import name_of, parse_origin
 from models.dataset import Dataset
@@ -23,6 +24,7 @@ class SourceRequest(BaseModel):
 
     source: Link = Field(description="https://... or s3://bucket/key of a file that could be uploaded")
     name: Name | None = None
+    columns: dict[str, str] | None = Field(None, description="fields to the names that the file gives them")
 
 
 OPENAPI_BODY: dict[str, Any] = {
@@ -63,4 +65,5 @@ def dataset_of(asked: SourceRequest, settings: Settings, *, dataset_id: str, pro
         raise Invalid.field("#/source", f"{failed.finding.message} {failed.finding.fix}") from failed
     filename = "".join(c for c in name_of(asked.source) if not is_control(c))[:255] or "dataset"
     name = asked.name or filename.rpartition(".")[0][:NAME_CHARS] or filename[:NAME_CHARS]
-    return Dataset(id=dataset_id, project=project, name=name, filename=filename, source=asked.source)
+    columns = None if asked.columns is None else check_columns(asked.columns)
+    return Dataset(id=dataset_id, project=project, name=name, filename=filename, source=asked.source, columns=columns)

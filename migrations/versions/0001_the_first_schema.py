@@ -87,6 +87,7 @@ def upgrade() -> None:
     sa.Column('container', sqlmodel.sql.sqltypes.AutoString(length=16), nullable=True),
     sa.Column('upload_sha256', sqlmodel.sql.sqltypes.AutoString(length=64), nullable=True),
     sa.Column('upload_bytes', sa.BigInteger(), nullable=True),
+    sa.Column('columns', sa.JSON(), nullable=True),
     sa.Column('digest', sqlmodel.sql.sqltypes.AutoString(length=64), nullable=True),
     sa.Column('num_examples', sa.Integer(), nullable=True),
     sa.Column('num_issues', sa.Integer(), nullable=True),

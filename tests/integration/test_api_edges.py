@@ -38,7 +38,7 @@ def open_client(settings, api_database):
         client.__exit__(None, None, None)
 
 
-def upload(client, data: bytes, name="data.zip", **request):
+def upload(client, data: bytes, /, name="data.zip", **request):
     return client.post("/datasets", files={"file": (name, io.BytesIO(data))}, **request)
 
 
@@ -161,6 +161,30 @@ def test_an_upload_sent_twice_with_one_key_is_one_data_set_and_stored_once(clien
     first, again = (upload(client, colours(3), headers=headers).json() for _ in range(2))
     assert first == again
     assert len([p for p in settings.layout.storage.rglob("upload") if p.is_file()]) == 1
+
+
+@pytest.mark.parametrize("client", ["sqlite", "postgres"], indirect=True)
+def test_a_mapping_of_columns_is_kept_with_the_data_set_and_shown(client):
+    made = upload(client, colours(3), data={"columns": '{"image": "größe", "caption": "label"}'}).json()
+    assert client.get(f"/datasets/{made['id']}").json()["columns"] == {"image": "größe", "caption": "label"}
+    assert upload(client, colours(3)).json()["columns"] is None
+
+
+@pytest.mark.parametrize(
+    ("columns", "pointer"),
+    [("{", "#/columns"), ('{"img": "a"}', "#/columns/img"), ('{"image": "a\\u0000"}', "#/columns/image")],
+)
+def test_a_wrong_mapping_of_columns_is_refused_at_the_post_and_leaves_nothing(client, settings, columns, pointer):
+    answer = upload(client, colours(3), data={"columns": columns})
+    assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, pointer)
+    assert client.get("/datasets").json()["items"] == []
+    assert [path for path in settings.layout.storage.rglob("*") if path.is_file()] == []
+
+
+def test_another_mapping_under_the_same_key_is_another_request(client):
+    headers = {"Idempotency-Key": "u2"}
+    assert upload(client, colours(3), headers=headers).status_code == 202
+    assert upload(client, colours(3), headers=headers, data={"columns": '{"image": "a"}'}).status_code == 422
 
 
 def test_an_upload_stays_when_nobody_knows_whether_its_row_was_kept(client, settings, monkeypatch):

@@ -6,6 +6,7 @@ import os
 import resource
 import subprocess
 import sys
+import tarfile
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -98,6 +99,25 @@ def test_a_parquet_file_is_read_within_the_bound_on_memory(make, run):
     status, events, errors = run(sink.getvalue(), container="parquet")
     assert (status, errors) == (0, "")
     assert events[-1].data["num_examples"] == 20
+
+
+def test_the_mapping_of_the_spec_is_kept_also_for_a_packed_tar(make, run, tmp_path):
+    rows = [{"img": row["image"], "label": row["answer"]} for row in make.rows(20)]
+    members = {"a.jsonl": make.lines(rows)} | {f"images/{i}.png": make.image(i) for i in range(20)}
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    status, events, errors = run(buffer.getvalue(), container="tar", columns={"image": "img", "caption": "label"})
+    assert (status, errors) == (0, "")
+    assert events[-1].data["num_examples"] == 20
+    assert sorted(path.name for path in (tmp_path / "staging").iterdir()) == [
+        "images",
+        "records.parquet",
+        "report.json",
+    ]
 
 
 def test_limits_of_the_spec_are_kept(make, run):

@@ -33,7 +33,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def do_POST(self):
-        self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.body = self.rfile.read(int(self.headers["Content-Length"]))
         self.do_GET()
 
 
@@ -103,3 +103,29 @@ def test_options_that_are_no_more_of_the_body_are_a_usage_error(server, run, opt
     status, _, complaint = run("jobs", "create", "--base-model", "tiny", "--dataset", "ds_1", "--options", options)
     assert status == 2
     assert "--options" in complaint
+
+
+def test_a_folder_is_sent_as_a_zip_under_its_name_with_its_mapping(server, run, tmp_path, monkeypatch):
+    (tmp_path / "digits").mkdir()
+    (tmp_path / "digits/train.jsonl").write_text("{}\n")
+    monkeypatch.chdir(tmp_path / "digits")
+    server.reply = (200, DATASET | {"state": "ready", "failure": None})
+    status, _, _ = run("datasets", "upload", ".", "--columns", '{"image": "img"}')
+    assert status == 0
+    assert b'filename="digits.zip"' in server.body
+    assert b'{"image": "img"}' in server.body
+    assert b"PK\x03\x04" in server.body
+
+
+def test_a_folder_that_cannot_be_zipped_ends_with_three_and_is_not_sent(server, run, tmp_path):
+    (tmp_path / "link").symlink_to("/etc/passwd")
+    status, _, complaint = run("datasets", "upload", str(tmp_path))
+    assert (status, hasattr(server, "body")) == (3, False)
+    assert "Put the file itself in." in complaint
+
+
+@pytest.mark.parametrize("columns", ["{", "[]"])
+def test_columns_that_are_no_object_are_a_usage_error(server, run, tmp_path, columns):
+    status, _, complaint = run("datasets", "upload", str(tmp_path), "--columns", columns)
+    assert (status, hasattr(server, "body")) == (2, False)
+    assert "--columns" in complaint

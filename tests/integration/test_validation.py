@@ -1,0 +1,33 @@
+"""A data set's validation as the worker prepares it."""
+
+from core.ids import Prefix, new_id
+from core.storage import Storage
+from models.dataset import Dataset
+from models.leases import Claim
+from models.states import Kind
+from models.work import Work
+from worker.kinds import Rooms
+from worker.validation import Validation
+
+
+def test_the_child_is_told_the_container_and_the_mapping_of_columns(api_database, settings, tmp_path):
+    dataset_id = new_id(Prefix.DATASET)
+    dataset = Dataset(
+        id=dataset_id,
+        name="n",
+        filename="a.tgz",
+        container="tar",
+        upload_sha256="0" * 64,
+        upload_bytes=1,
+        columns={"image": "img_path"},
+    )
+    storage = Storage.from_url((tmp_path / "storage").as_uri())
+    storage.put_bytes(dataset.upload_key, b"x")
+    with api_database.write() as session:
+        session.add(Work(id=dataset_id, kind=Kind.VALIDATION, queue="cpu"))
+        session.flush()
+        session.add(dataset)
+    claim = Claim(work_id=dataset_id, project="default", kind=Kind.VALIDATION, fence=1, attempt=1)
+    spec = Validation(Rooms(api_database, storage, settings.layout)).prepare(claim, tmp_path)
+    assert (spec["container"], spec["columns"]) == ("tar", {"image": "img_path"})
+    assert (tmp_path / "upload").read_bytes() == b"x"
