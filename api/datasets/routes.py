@@ -8,6 +8,7 @@ from fastapi import APIRouter, File, Form, Request, Response, UploadFile
 from sqlalchemy.exc import DataError, IntegrityError
 from sqlmodel import Session
 
+from api.datasets.deletion import delete_dataset
 from api.datasets.schemas import DatasetRead, read_dataset
 from api.documents import problems
 from api.idempotency import Answer, KeyHeader, fingerprint, once
@@ -40,6 +41,7 @@ def make_router(settings: Settings) -> APIRouter:
     router.get("")(list_datasets)
     router.get("/{dataset_id}", responses=problems(NotFound))(get_dataset)
     router.get("/{dataset_id}/report", responses=problems(NotFound, Conflict))(get_dataset_report)
+    router.delete("/{dataset_id}", status_code=204, responses=problems(NotFound, Conflict))(delete_dataset)
     return router
 
 

@@ -87,7 +87,7 @@ def cancel(session: Session, job_id: str, *, project: str) -> JobRead:
 
 
 def _ready_dataset(session: Session, dataset_id: str, *, project: str) -> Dataset:
-    found = datasets.get(session, dataset_id, project=project) if is_id(dataset_id) else None
+    found = datasets.hold(session, dataset_id, project=project) if is_id(dataset_id) else None
     if found is None:
         raise Invalid.field("#/dataset", f"There is no data set {dataset_id!r}; POST /datasets makes one.")
     dataset, work = found
