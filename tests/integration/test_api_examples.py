@@ -12,6 +12,7 @@ import api.datasets.table
 from core.queue import Queue
 from ingest.container import Container
 from ingest.validate import validate
+from lensmith import ApiError, Client
 from models import leases
 from models.states import WorkState
 from tests.integration.conftest import zip_of
@@ -192,6 +193,16 @@ def test_a_data_set_that_is_not_ready_is_refused_and_says_what_to_do(client):
         assert answer.status_code == 409, path
         assert f"Wait until GET /datasets/{dataset_id} says ready" in answer.json()["detail"]
     assert client.get("/datasets/ds_x/examples").status_code == 404
+
+
+def test_the_sdk_yields_every_example_over_its_pages_and_deletes(client, dataset_id, examples):
+    with Client(http=client) as sdk:
+        assert places(example.model_dump() for example in sdk.datasets.examples(dataset_id, split="train")) == places(
+            examples(split="train")
+        )
+        assert sdk.datasets.delete(dataset_id) is None
+        with pytest.raises(ApiError, match="404"):
+            sdk.datasets.delete(dataset_id)
 
 
 def test_a_picture_is_given_as_stored_for_ever_and_not_twice(client, examples):
