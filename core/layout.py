@@ -31,6 +31,16 @@ class Layout:
         return self.root / "cache" / "datasets"
 
     @property
+    def tables(self) -> Path:
+        """Return the cache of data sets' tables that the API reads, by data set and digest."""
+        return self.root / "cache" / "tables"
+
+    @property
+    def thumbnails(self) -> Path:
+        """Return the cache of small pictures, by the sha256 of the large one."""
+        return self.root / "cache" / "thumbnails"
+
+    @property
     def adapters(self) -> Path:
         """Return the cache of adapters unpacked for serving, by sha256."""
         return self.root / "cache" / "adapters"
@@ -66,5 +76,6 @@ class Layout:
 
     def make(self) -> None:
         """Create the folders that exist on every data directory."""
-        for folder in (self.storage, self.models, self.datasets, self.adapters, self.logs, self.run):
+        caches = (self.models, self.datasets, self.tables, self.thumbnails, self.adapters)
+        for folder in (self.storage, *caches, self.logs, self.run):
             folder.mkdir(parents=True, exist_ok=True)

@@ -98,6 +98,13 @@ class Storage:
         except (BaseError, OSError) as error:
             raise _storage_failed(key, error) from error
 
+    def read_start(self, key: str, size_bytes: int) -> bytes:
+        """Return the first bytes of an object, fewer where it is shorter."""
+        try:
+            return bytes(obstore.get_range(self._store, key, start=0, length=size_bytes))
+        except (BaseError, OSError) as error:
+            raise _storage_failed(key, error) from error
+
     def fetch(self, key: str, target: Path) -> None:
         """Put a copy of an object at a local path. Never a link: who writes to the copy must not reach the object."""
         try:

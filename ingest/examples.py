@@ -39,7 +39,8 @@ class ExampleSpool:
 
     def add(self, draft: Draft, images: tuple[str, ...], *, row: int, file: str | None) -> Iterator[Finding]:
         """Take a row, and yield what it shares with earlier rows."""
-        example = Example(row=row, split=draft.split or "train", messages=_messages(draft), images=images)
+        split = draft.split or "train"
+        example = Example(row=row, file=file, split=split, messages=_messages(draft), images=images)
         self._stream.write(example.model_dump_json() + "\n")
         self._said.append(draft.split)
         place = f"row {row}" + (f" of {shown(file)}" if file else "")

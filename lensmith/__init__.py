@@ -11,7 +11,7 @@ It speaks HTTP and shares no code with the server.
 
 from lensmith.client import Client
 from lensmith.errors import ApiError, LensmithClientError, NotUploadable, Unreachable
-from lensmith.resources import Adapter, Answer, Dataset, Job, LogItem
+from lensmith.resources import Adapter, Answer, Dataset, Example, Job, LogItem
 
 __all__ = [
     "Adapter",
@@ -19,6 +19,7 @@ __all__ = [
     "ApiError",
     "Client",
     "Dataset",
+    "Example",
     "Job",
     "LensmithClientError",
     "LogItem",

@@ -9,17 +9,18 @@ from types import TracebackType
 from typing import IO, Any, Self, TypeVar
 
 import httpx2
+from pydantic import BaseModel
 
 from lensmith.errors import ApiError, Unreachable
 from lensmith.folders import zipped
-from lensmith.resources import Adapter, Answer, Dataset, Job, LogItem, Resource
+from lensmith.resources import Adapter, Answer, Dataset, Example, Job, LogItem
 from lensmith.transport import Transport
 
 POLL_S = 0.5
 RECONNECT_S = 1.0
 MAX_FAILURES = 10  # in a row, before a server is given up
 
-R = TypeVar("R", bound=Resource)
+R = TypeVar("R", bound=BaseModel)
 
 
 class Client:
@@ -127,6 +128,17 @@ class Datasets:
     def report(self, dataset_id: str) -> dict[str, Any]:
         """Return the report of a validation."""
         return dict(self._transport.get(f"/datasets/{dataset_id}/report"))
+
+    def examples(self, dataset_id: str, **filters: Any) -> Iterator[Example]:
+        """Yield the examples of a data set that is ready, in stored order.
+
+        `filters`: split, issue (a rule of the report), min_chars and max_chars (of the answers), num_images.
+        """
+        return _all(self._transport, f"/datasets/{dataset_id}/examples", Example, **filters)
+
+    def delete(self, dataset_id: str) -> None:
+        """Delete a data set; refused while a job uses it or a worker validates it."""
+        self._transport.delete(f"/datasets/{dataset_id}")
 
     def wait(self, dataset_id: str) -> Dataset:
         """Wait until the validation has ended; look at `state`."""

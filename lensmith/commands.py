@@ -4,6 +4,7 @@ Exit status: 0 done, 1 the job failed or was refused, 2 usage, 3 the data was re
 """
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial, wraps
@@ -29,7 +30,7 @@ T = TypeVar("T")
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
-datasets = typer.Typer(no_args_is_help=True, help="Data sets: upload, look at, read the report.")
+datasets = typer.Typer(no_args_is_help=True, help="Data sets: upload, look at, read the report, delete.")
 jobs = typer.Typer(no_args_is_help=True, help="Jobs: create, follow, cancel.")
 adapters = typer.Typer(no_args_is_help=True, help="Adapters: list, download.")
 
@@ -109,6 +110,19 @@ def report_dataset(dataset_id: str) -> None:
     """Print the report of a validation."""
     with Client() as client:
         out.print_json(json.dumps(client.datasets.report(dataset_id)))
+
+
+@datasets.command("delete")
+@speaks_http
+def delete_dataset(
+    dataset_id: str, *, yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask")] = False
+) -> None:
+    """Delete a data set; refused while a job uses it."""
+    if not yes:
+        _ask(f"Delete the data set {dataset_id}?")
+    with Client() as client:
+        client.datasets.delete(dataset_id)
+    err.print(Text(f"deleted {dataset_id}"))
 
 
 @jobs.command("create")
@@ -242,6 +256,16 @@ def _detaching(job_id: str) -> Iterator[None]:
     except KeyboardInterrupt as error:
         err.print(f"\nThe job goes on; `lensmith jobs watch {job_id}` takes it up again.")
         raise typer.Exit(0) from error
+
+
+def _ask(question: str) -> None:
+    """Go on after a yes; without a terminal nobody could give one, which is a usage error."""
+    if not sys.stdin.isatty():
+        raise typer.BadParameter("there is no terminal to ask on; say --yes", param_hint="--yes")
+    err.print(Text(f"{question} [y/N] "), end="")
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        err.print("nothing was deleted")
+        raise typer.Exit(1)
 
 
 def _complain(sentence: str) -> None:

@@ -40,6 +40,20 @@ class Dataset(Resource):
     created_at: datetime
 
 
+class Example(BaseModel):
+    """One row of a data set: its turns, its pictures, and the issues that the report lists for it."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    row: int
+    file: str | None
+    split: str
+    num_answer_chars: int
+    messages: list[dict[str, Any]]
+    images: list[dict[str, Any]]
+    issues: list[dict[str, Any]]
+
+
 class Job(Resource):
     """A job."""
 

@@ -46,6 +46,11 @@ class Transport:
                 raise
         return self._json("POST", path, headers=headers, **request)
 
+    def delete(self, path: str) -> None:
+        """Delete something. It is not sent again after a lost reply: what is gone would be a 404."""
+        with translated():
+            checked(self._http.request("DELETE", path))
+
     @contextmanager
     def stream(self, path: str, **params: Any) -> Iterator[httpx2.Response]:
         """Yield an open response."""

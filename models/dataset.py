@@ -5,6 +5,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlmodel import Field, Session, SQLModel, col, select
+from sqlmodel.sql.expression import Select
 
 from core.clock import utc_now
 from core.db import UtcDateTime
@@ -33,6 +34,11 @@ class Dataset(SQLModel, table=True):
     report_fence: int | None = Field(default=None, description="the attempt whose report counts; none yet: null")
     progress: dict[str, Any] | None = Field(default=None, sa_type=sa.JSON)
     created_at: datetime = Field(default_factory=utc_now, sa_type=UtcDateTime)
+    deleted_at: datetime | None = Field(
+        default=None,
+        sa_type=UtcDateTime,
+        description="hidden since then; the row stays for the jobs that learned from it",
+    )
 
     @property
     def prefix(self) -> str:
@@ -70,13 +76,23 @@ def image_key(project: str, sha256: str) -> str:
 
 def get(session: Session, dataset_id: str, *, project: str) -> tuple[Dataset, Work] | None:
     """Return a data set and its work."""
-    query = select(Dataset, Work).join(Work, col(Work.id) == Dataset.id)
-    return session.exec(query.where(Dataset.id == dataset_id, Dataset.project == project)).first()
+    return session.exec(_shown(project).where(Dataset.id == dataset_id)).first()
+
+
+def hold(session: Session, dataset_id: str, *, project: str, alone: bool = False) -> tuple[Dataset, Work] | None:
+    """Return a data set and its work, with the data set's row held until the transaction ends.
+
+    Who names it in a new row holds it together with others; who deletes it holds it `alone`. So a job and a deletion
+    at the same moment see each other: the second waits, then reads what the first has committed. (On SQLite a writing
+    transaction is alone anyway.)
+    """
+    query = _shown(project).where(Dataset.id == dataset_id)
+    return session.exec(query.with_for_update(of=Dataset, read=not alone, key_share=not alone)).first()
 
 
 def page(session: Session, *, project: str, before: str | None, limit: int) -> list[tuple[Dataset, Work]]:
     """Return data sets, newest first, older than the id `before`."""
-    query = select(Dataset, Work).join(Work, col(Work.id) == Dataset.id).where(Dataset.project == project)
+    query = _shown(project)
     if before is not None:
         query = query.where(Dataset.id < before)
     return list(session.exec(query.order_by(col(Dataset.id).desc()).limit(limit)).all())
@@ -85,3 +101,13 @@ def page(session: Session, *, project: str, before: str | None, limit: int) -> l
 def record(session: Session, dataset_id: str, **values: Any) -> None:
     """Write what validation found."""
     session.execute(sa.update(Dataset).where(col(Dataset.id) == dataset_id).values(**values))
+
+
+def delete(session: Session, dataset_id: str) -> None:
+    """Hide a data set from everything that looks for one; what a job recorded of it stays readable."""
+    record(session, dataset_id, deleted_at=utc_now())
+
+
+def _shown(project: str) -> Select[Dataset, Work]:
+    query = select(Dataset, Work).join(Work, col(Work.id) == Dataset.id)
+    return query.where(Dataset.project == project, col(Dataset.deleted_at).is_(None))

@@ -8,7 +8,7 @@ from sqlmodel import Field, Session, SQLModel, col, func, select
 
 from core.clock import utc_now
 from core.db import UtcDateTime
-from models.states import Kind, WorkState
+from models.states import TERMINAL, Kind, WorkState
 from models.work import DEFAULT_PROJECT, Work
 
 
@@ -50,6 +50,12 @@ def page(
     if state is not None:
         query = query.where(Work.state == state)
     return list(session.exec(query.order_by(col(Job.id).desc()).limit(limit)).all())
+
+
+def unended_of(session: Session, dataset_id: str) -> list[str]:
+    """Return the ids of the jobs of a data set that have not ended, oldest first."""
+    query = select(Job.id).join(Work, col(Work.id) == Job.id).where(Job.dataset_id == dataset_id)
+    return list(session.exec(query.where(col(Work.state).not_in(TERMINAL)).order_by(col(Job.id))))
 
 
 def queue_position(session: Session, work: Work) -> int | None:

@@ -136,16 +136,21 @@ def give_back(session: Session, claimed: Claim, *, reason: str) -> bool:
 
 def cancel(session: Session, work_id: str) -> WorkState | None:
     """Ask for the end of a piece of work; return the state it came to, None if it has ended already."""
-    for target in (WorkState.CANCELLED, WorkState.CANCELLING, WorkState.CANCELLED):  # a give-back may come between
-        if target is WorkState.CANCELLING:
-            changed, message = transition(session, work_id, target), "Cancel requested."
-        else:
-            changed = transition(session, work_id, target, unless=LEASED, finished_at=utc_now())
-            message = "Cancelled."
-        if changed:
-            note(session, work_id, message, state=target)
-            return target
+    for _ in range(2):  # a give-back may come between
+        if withdraw(session, work_id):
+            return WorkState.CANCELLED
+        if transition(session, work_id, WorkState.CANCELLING):
+            note(session, work_id, "Cancel requested.", state=WorkState.CANCELLING)
+            return WorkState.CANCELLING
     return None
+
+
+def withdraw(session: Session, work_id: str) -> bool:
+    """Cancel a piece of work that no worker holds; False: one does, or it has ended."""
+    if not transition(session, work_id, WorkState.CANCELLED, unless=LEASED, finished_at=utc_now()):
+        return False
+    note(session, work_id, "Cancelled.", state=WorkState.CANCELLED)
+    return True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -58,12 +58,14 @@ def sweep(layout: Layout, *, own_storage: bool) -> None:
     """Remove what only a running part may own; call it under the lock, before any part starts.
 
     A part that is killed leaves its staging folder, and whatever it was about to unpack under a temporary name:
-    `<digest>.req_<id>` (`worker.training`) and `fetching-<random>` (`serving.adapters`). `own_storage`: the objects lie
-    in the data directory, so that nobody else can be writing one under its temporary key.
+    `….req_<id>` (`worker.training`, `api.datasets`) and `fetching-<random>` (`serving.adapters`). `own_storage`: the
+    objects lie in the data directory, so that nobody else can be writing one under its temporary key.
     """
     leftovers: list[Path] = [
         *layout.staging_root.glob("*"),
         *layout.datasets.glob("*.req_*"),
+        *layout.tables.glob("*.req_*"),
+        *layout.thumbnails.glob("*.req_*"),
         *layout.adapters.glob("fetching-*"),
         *((layout.storage / STAGING_PREFIX).glob("*") if own_storage else ()),
     ]

@@ -18,6 +18,7 @@ IMAGES_FOLDER = "images"
 SCHEMA = pa.schema(
     [
         ("row", pa.int64()),  # the line of the source, from 1
+        ("file", pa.string()),  # that holds the line, where the upload has several
         ("split", pa.string()),  # train or validation
         ("messages", pa.string()),  # JSON of `list[Message]`
         ("images", pa.list_(pa.string())),  # sha256 of each image, in order of appearance
@@ -65,6 +66,7 @@ class Example(_Part):
     """One row: where it came from, its conversation, and the sha256 of each image in order of appearance."""
 
     row: int
+    file: str | None = None
     split: Split
     messages: tuple[Message, ...]
     images: tuple[str, ...]
@@ -94,16 +96,17 @@ def write_examples(folder: Path, examples: Iterator[Example], *, batch_size: int
 def read_examples(folder: Path, *, split: Split | None = None) -> list[Example]:
     """Read `records.parquet`, all of it or one split, in stored order."""
     rows = pq.read_table(folder / RECORDS_FILE, schema=SCHEMA).to_pylist()
-    return [_from_row(row) for row in rows if split is None or row["split"] == split]
+    return [as_example(row) for row in rows if split is None or row["split"] == split]
+
+
+def as_example(row: dict[str, object]) -> Example:
+    """Return a row of the table as an example."""
+    return Example.model_validate({**row, "messages": json.loads(str(row["messages"]))})
 
 
 def _to_row(example: Example) -> dict[str, object]:
     messages = json.dumps([m.model_dump(mode="json") for m in example.messages], ensure_ascii=False, sort_keys=True)
-    return {"row": example.row, "split": example.split, "messages": messages, "images": list(example.images)}
-
-
-def _from_row(row: dict[str, object]) -> Example:
-    return Example.model_validate({**row, "messages": json.loads(str(row["messages"]))})
+    return example.model_dump(include={"row", "file", "split"}) | {"messages": messages, "images": list(example.images)}
 
 
 def read_image_names(folder: Path) -> set[str]:

@@ -8,13 +8,15 @@ from fastapi import APIRouter, File, Form, Request, Response, UploadFile
 from sqlalchemy.exc import DataError, IntegrityError
 from sqlmodel import Session
 
+from api.datasets.access import find
+from api.datasets.deletion import delete_dataset
 from api.datasets.schemas import DatasetRead, read_dataset
 from api.datasets.sources import OPENAPI_BODY, SourceDep, SourceRequest, dataset_of
 from api.documents import problems
 from api.idempotency import Answer, KeyHeader, fingerprint, once
 from api.listing import Cursor, Limit, Page, paged
 from api.services import ProjectDep, Services, ServicesDep
-from api.text import NAME_CHARS, Name, is_control, is_id, said
+from api.text import NAME_CHARS, Name, is_control, said
 from core.errors import Conflict, Invalid, NotFound, Problem, TooLarge
 from core.ids import Prefix, new_id
 from core.queue import Queue
@@ -48,6 +50,7 @@ def make_router(settings: Settings) -> APIRouter:
     router.get("")(list_datasets)
     router.get("/{dataset_id}", responses=problems(NotFound))(get_dataset)
     router.get("/{dataset_id}/report", responses=problems(NotFound, Conflict))(get_dataset_report)
+    router.delete("/{dataset_id}", status_code=204, responses=problems(NotFound, Conflict))(delete_dataset)
     return router
 
 
@@ -134,12 +137,12 @@ def list_datasets(
 
 def get_dataset(dataset_id: str, services: ServicesDep, project: ProjectDep) -> DatasetRead:
     """Show a data set as it stands."""
-    return read_dataset(*_find(services, dataset_id, project))
+    return read_dataset(*find(services, dataset_id, project=project))
 
 
 def get_dataset_report(dataset_id: str, services: ServicesDep, project: ProjectDep) -> Response:
     """Show everything that validation found: each issue with its row, its pointer and what to do, and the statistics."""
-    dataset, work = _find(services, dataset_id, project)
+    dataset, work = find(services, dataset_id, project=project)
     if dataset.report_fence is not None:
         key = dataset.report_key(dataset.report_fence)
         return Response(services.storage.read(key), media_type="application/json")
@@ -170,11 +173,3 @@ def _after_commit(services: Services, answer: Answer, stored: Stored, dataset_id
         services.doorbell.ring(Queue.CPU, dataset_id)
     else:  # a replay: the bytes are there already, under the first request's id
         services.storage.delete(stored.key)
-
-
-def _find(services: Services, dataset_id: str, project: str) -> tuple[Dataset, Work]:
-    with services.database.read() as session:
-        found = datasets.get(session, dataset_id, project=project) if is_id(dataset_id) else None
-    if found is None:
-        raise NotFound(f"There is no data set {dataset_id!r}.")
-    return found

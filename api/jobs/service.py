@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 from sqlmodel import Session
 
+from api.datasets.access import ready
 from api.idempotency import Answer
 from api.jobs.schemas import JobCreate, JobRead, read_job
-from api.text import is_id, said
+from api.text import is_id
 from core.errors import Conflict, Invalid, NotFound
 from core.ids import Prefix, new_id
 from core.queue import Queue
@@ -16,7 +17,7 @@ from models import event, leases
 from models import job as jobs
 from models.dataset import Dataset
 from models.job import Job
-from models.states import DatasetState, Kind, dataset_state
+from models.states import Kind
 from models.work import Work
 from vlm import catalog
 
@@ -87,17 +88,7 @@ def cancel(session: Session, job_id: str, *, project: str) -> JobRead:
 
 
 def _ready_dataset(session: Session, dataset_id: str, *, project: str) -> Dataset:
-    found = datasets.get(session, dataset_id, project=project) if is_id(dataset_id) else None
+    found = datasets.hold(session, dataset_id, project=project) if is_id(dataset_id) else None
     if found is None:
         raise Invalid.field("#/dataset", f"There is no data set {dataset_id!r}; POST /datasets makes one.")
-    dataset, work = found
-    state = dataset_state(work.state)
-    if state is DatasetState.READY:
-        return dataset
-    if state is DatasetState.VALIDATING:
-        remedy = f"Wait until GET /datasets/{dataset_id} says ready."
-    elif dataset.has_report:
-        remedy = f"GET /datasets/{dataset_id}/report says what is wrong; mend it and upload it again."
-    else:
-        remedy = said(work.failure) if work.failure else "Upload it again."
-    raise Conflict(f"The data set {dataset_id} is {state}. {remedy}", state=state.value)
+    return ready(*found)

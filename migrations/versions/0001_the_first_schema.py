@@ -96,6 +96,7 @@ def upgrade() -> None:
     sa.Column('report_fence', sa.Integer(), nullable=True),
     sa.Column('progress', sa.JSON(), nullable=True),
     sa.Column('created_at', sa.DateTime(timezone=True), nullable=False),
+    sa.Column('deleted_at', sa.DateTime(timezone=True), nullable=True),
     sa.ForeignKeyConstraint(['id'], ['work.id'], ondelete='CASCADE'),
     sa.PrimaryKeyConstraint('id')
     )

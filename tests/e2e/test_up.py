@@ -167,7 +167,7 @@ def test_a_hang_up_that_is_ignored_does_not_stop_it(up):
 
 def test_what_a_killed_run_left_is_gone_after_a_start(up, tmp_path):
     left = ("run/staging/job_x-1/spec.json", "cache/datasets/abc.req_1/records", "cache/adapters/fetching-x/a.json")
-    left += ("storage/staging/req_1#1",)
+    left += ("cache/tables/ds_x-abc.req_1/records", "cache/thumbnails/abc.webp.req_1", "storage/staging/req_1#1")
     for name in (*left, "cache/datasets/abc/records"):
         path = tmp_path / "data" / name
         path.parent.mkdir(parents=True)

@@ -88,3 +88,11 @@ def test_what_failed_to_be_stored_leaves_nothing_behind(storage, monkeypatch):
         with pytest.raises(WorkFailed):
             storage.put_bytes("default/x", b"hello")
     assert list(storage.keys("")) == []
+
+
+def test_the_start_of_an_object_is_all_of_a_shorter_one(storage):
+    storage.put_bytes("a", b"abcdef")
+    assert storage.read_start("a", 3) == b"abc"
+    assert storage.read_start("a", 100) == b"abcdef"
+    with pytest.raises(WorkFailed, match="not in the store"):
+        storage.read_start("b", 3)

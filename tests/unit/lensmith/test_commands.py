@@ -1,6 +1,8 @@
 """The commands: exit statuses, and text of users and models that is never taken for markup."""
 
 import json
+import os
+import pty
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -36,10 +38,16 @@ class Handler(BaseHTTPRequestHandler):
         self.server.body = self.rfile.read(int(self.headers["Content-Length"]))
         self.do_GET()
 
+    def do_DELETE(self):
+        self.server.deleted.append(self.path)
+        self.send_response(204)
+        self.end_headers()
+
 
 @pytest.fixture
 def server(monkeypatch):
     made = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    made.deleted = []
     thread = threading.Thread(target=made.serve_forever, args=(0.02,))
     thread.start()
     monkeypatch.setenv("LENSMITH_URL", f"http://127.0.0.1:{made.server_port}")
@@ -129,3 +137,33 @@ def test_columns_that_are_no_object_are_a_usage_error(server, run, tmp_path, col
     status, _, complaint = run("datasets", "upload", str(tmp_path), "--columns", columns)
     assert (status, hasattr(server, "body")) == (2, False)
     assert "--columns" in complaint
+
+
+def test_a_deletion_without_a_terminal_and_without_yes_is_a_usage_error(server, run):
+    status, _, complaint = run("datasets", "delete", "ds_1")
+    assert status == 2
+    assert "--yes" in complaint
+    assert server.deleted == []
+
+
+def test_a_deletion_with_yes_asks_nothing(server, run):
+    status, printed, said = run("datasets", "delete", "ds_1", "--yes")
+    assert (status, printed, said.strip()) == (0, "", "deleted ds_1")
+    assert server.deleted == ["/datasets/ds_1"]
+
+
+@pytest.mark.parametrize(("answer", "expected"), [("y\n", 0), ("YES\n", 0), ("n\n", 1), ("\n", 1), ("", 1)])
+def test_a_deletion_on_a_terminal_asks_first(server, monkeypatch, answer, expected):
+    """A real terminal: the question goes to standard error, and only a yes deletes."""
+    ours, theirs = pty.openpty()
+    os.write(ours, answer.encode() or b"\x04")  # Ctrl-D
+    with os.fdopen(theirs) as terminal:
+        monkeypatch.setattr("sys.stdin", terminal)
+        status = 0
+        try:
+            lensmith.commands.delete_dataset("ds_1")
+        except typer.Exit as left:
+            status = left.exit_code
+    os.close(ours)
+    assert status == expected
+    assert server.deleted == ["/datasets/ds_1"] * (expected == 0)
