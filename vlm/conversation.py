@@ -94,7 +94,7 @@ def write_examples(folder: Path, examples: Iterator[Example], *, batch_size: int
 def read_examples(folder: Path, *, split: Split | None = None) -> list[Example]:
     """Read `records.parquet`, all of it or one split, in stored order."""
     rows = pq.read_table(folder / RECORDS_FILE, schema=SCHEMA).to_pylist()
-    return [_from_row(row) for row in rows if split is None or row["split"] == split]
+    return [as_example(row) for row in rows if split is None or row["split"] == split]
 
 
 def _to_row(example: Example) -> dict[str, object]:
@@ -102,7 +102,8 @@ def _to_row(example: Example) -> dict[str, object]:
     return {"row": example.row, "split": example.split, "messages": messages, "images": list(example.images)}
 
 
-def _from_row(row: dict[str, object]) -> Example:
+def as_example(row: dict[str, object]) -> Example:
+    """Return a row of the table as it was written."""
     return Example.model_validate({**row, "messages": json.loads(str(row["messages"]))})
 
 

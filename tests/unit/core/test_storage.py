@@ -88,3 +88,17 @@ def test_what_failed_to_be_stored_leaves_nothing_behind(storage, monkeypatch):
         with pytest.raises(WorkFailed):
             storage.put_bytes("default/x", b"hello")
     assert list(storage.keys("")) == []
+
+
+def test_an_opened_object_is_read_where_one_looks(storage):
+    storage.put_bytes("a/b", bytes(range(256)))
+    with storage.open("a/b") as stream:
+        assert stream.seek(-6, 2) == 250
+        assert stream.read() == bytes(range(250, 256))
+        stream.seek(10)
+        assert (stream.read(3), stream.tell()) == (b"\n\x0b\x0c", 13)
+
+
+def test_an_object_that_is_not_there_cannot_be_opened(storage):
+    with pytest.raises(WorkFailed, match="a/b is not in the store"):
+        storage.open("a/b")
