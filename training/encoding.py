@@ -51,7 +51,7 @@ class Encoder:
 
     def encode(self, example: Example) -> Encoded:
         """Return the example as the model takes it; decodes and cuts its images."""
-        text, spans = labels.answer_spans(example.messages, self._render)
+        text, spans = labels.answer_spans(example.messages, self.render)
         images = [self._images.open_rgb(sha256) for sha256 in example.images]
         out = self._processor(
             text=[text],
@@ -77,7 +77,7 @@ class Encoder:
 
     def measure(self, example: Example) -> Measure:
         """Return the size of the example; reads image headers, no pixels."""
-        text, spans = labels.answer_spans(example.messages, self._render)
+        text, spans = labels.answer_spans(example.messages, self.render)
         out = self._processor.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         learned = labels.mask(
             out["input_ids"], offsets=out["offset_mapping"], spans=spans, structural_ids=self._structural_ids
@@ -89,7 +89,8 @@ class Encoder:
             labelled_tokens=len(learned) - learned.count(labels.IGNORED),
         )
 
-    def _render(self, messages: Sequence[Message], *, open_answer: bool) -> str:
+    def render(self, messages: Sequence[Message], *, open_answer: bool = False) -> str:
+        """Return messages as the base model's chat template writes them, one `<image>` for each image."""
         rendered: str = self._processor.apply_chat_template(
             as_chat(tuple(messages)), tokenize=False, add_generation_prompt=open_answer
         )
