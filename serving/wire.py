@@ -1,10 +1,11 @@
-"""What `POST /generate` takes and answers: the internal contract between the API and serving."""
+"""What `POST /generate` and `POST /preview` take and answer: the internal contract between the API and serving."""
 
 from enum import StrEnum
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from training.spec import ImageOptions
 from vlm.conversation import ImagePart, Message
 
 MAX_IMAGES = 32
@@ -22,11 +23,17 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class AdapterRef(_Strict):
-    """A published adapter: the prefix of its objects in storage, and the digest of its manifest."""
-
+class _Ref(_Strict):
     key: str = Field(pattern=r"^[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*$", max_length=256)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class AdapterRef(_Ref):
+    """A published adapter: the prefix of its objects in storage, and the digest of its manifest."""
+
+
+class ImageRef(_Ref):
+    """An image of a data set: its object in storage, and the digest of its bytes."""
 
 
 class Sampling(_Strict):
@@ -89,6 +96,74 @@ class Delta(BaseModel):
     """A piece of a streamed answer's text."""
 
     delta: str
+
+
+class PreviewRow(_Strict):
+    """One example of a data set."""
+
+    number: int = Field(ge=1)
+    messages: tuple[Message, ...] = Field(min_length=1)
+    images: tuple[ImageRef, ...] = Field((), description="in order of the image parts")
+
+
+class PreviewRequest(_Strict):
+    """One row, the base that would be trained on it, and how its images would be cut."""
+
+    base: str = Field(min_length=1, max_length=512)
+    row: PreviewRow
+    image: ImageOptions = ImageOptions()
+
+
+class TokenRun(BaseModel):
+    """A token; image features that follow each other are one run of `count`, any other token is a run of its own."""
+
+    id: int
+    text: str
+    learned: bool
+    count: int
+
+
+class Grid(BaseModel):
+    """The place of a tile, from 1."""
+
+    row: int
+    column: int
+
+
+class Tile(BaseModel):
+    """A tile as the model gets it, scaled down to be shown; the whole image has no place."""
+
+    place: Grid | None
+    url: str
+
+
+class ImageCut(BaseModel):
+    """What an image becomes."""
+
+    width_px: int
+    height_px: int
+    rows: int
+    columns: int
+    num_tiles: int
+    num_tokens: int
+    tiles: tuple[Tile, ...]
+
+
+class Previewed(BaseModel):
+    """What the model sees of a row. The counts are those of the whole row, also where tokens or tiles are left out."""
+
+    text: str
+    tokens: tuple[TokenRun, ...]
+    num_tokens: int
+    num_image_tokens: int
+    num_learned_tokens: int
+    context_tokens: int
+    fits: bool
+    refusal: str | None
+    images: tuple[ImageCut, ...]
+    is_shortened: bool
+    image: dict[str, int | bool]
+    base_revision: str
 
 
 class EngineState(StrEnum):
