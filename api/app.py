@@ -11,6 +11,7 @@ from api import documents, health, metrics
 from api.adapters import routes as adapters
 from api.auth import Gate
 from api.base_models import routes as base_models
+from api.datasets import preview as dataset_preview
 from api.datasets import routes as datasets
 from api.infer import routes as infer
 from api.infer.schemas import InferRequest
@@ -68,6 +69,7 @@ def create_app(settings: Settings) -> FastAPI:
     documents.install_docs(app)
     for router in (
         datasets.make_router(settings),
+        dataset_preview.router,
         jobs.router,
         adapters.router,
         infer.make_router(settings),
