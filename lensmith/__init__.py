@@ -11,7 +11,7 @@ It speaks HTTP and shares no code with the server.
 
 from lensmith.client import Client
 from lensmith.errors import ApiError, LensmithClientError, Unreachable
-from lensmith.resources import Adapter, Answer, Dataset, Job, LogItem
+from lensmith.resources import Adapter, Answer, Dataset, Job, LogItem, Preview
 
 __all__ = [
     "Adapter",
@@ -22,5 +22,6 @@ __all__ = [
     "Job",
     "LensmithClientError",
     "LogItem",
+    "Preview",
     "Unreachable",
 ]

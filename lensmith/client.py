@@ -9,7 +9,7 @@ from typing import Any, Self, TypeVar
 import httpx2
 
 from lensmith.errors import ApiError, Unreachable
-from lensmith.resources import Adapter, Answer, Dataset, Job, LogItem, Resource
+from lensmith.resources import Adapter, Answer, Dataset, Job, LogItem, Preview, Resource
 from lensmith.transport import Transport
 
 POLL_S = 0.5
@@ -112,6 +112,24 @@ class Datasets:
     def report(self, dataset_id: str) -> dict[str, Any]:
         """Return the report of a validation."""
         return dict(self._transport.get(f"/datasets/{dataset_id}/report"))
+
+    def preview(
+        self,
+        dataset_id: str,
+        *,
+        base_model: str,
+        row: int,
+        occurrence: int | None = None,
+        longest_edge: int | None = None,
+        split: bool | None = None,
+    ) -> Preview:
+        """Return what a base model sees of one row, and which tokens are learned.
+
+        `longest_edge` and `split` are the image options of a job; `occurrence` is for uploads of several files.
+        """
+        asked = {"base_model": base_model, "row": row, "occurrence": occurrence}
+        image = {"longest_edge": longest_edge, "split": split}
+        return Preview.model_validate(self._transport.get(f"/datasets/{dataset_id}/preview", **asked, **image))
 
     def wait(self, dataset_id: str) -> Dataset:
         """Wait until the validation has ended; look at `state`."""
