@@ -13,6 +13,7 @@ from api.auth import Gate
 from api.base_models import routes as base_models
 from api.datasets import preview as dataset_preview
 from api.datasets import routes as datasets
+from api.datasets import token_counts as dataset_tokens
 from api.infer import routes as infer
 from api.infer.schemas import InferRequest
 from api.jobs import routes as jobs
@@ -70,6 +71,7 @@ def create_app(settings: Settings) -> FastAPI:
     for router in (
         datasets.make_router(settings),
         dataset_preview.router,
+        dataset_tokens.router,
         jobs.router,
         adapters.router,
         infer.make_router(settings),

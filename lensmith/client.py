@@ -131,6 +131,10 @@ class Datasets:
         image = {"longest_edge": longest_edge, "split": split}
         return Preview.model_validate(self._transport.get(f"/datasets/{dataset_id}/preview", **asked, **image))
 
+    def tokens(self, dataset_id: str, *, base_model: str, **options: Any) -> dict[str, Any]:
+        """Return how long the examples are for a base model. `options`: at_most, longest_edge, split."""
+        return dict(self._transport.get(f"/datasets/{dataset_id}/tokens", base_model=base_model, **options))
+
     def wait(self, dataset_id: str) -> Dataset:
         """Wait until the validation has ended; look at `state`."""
         return _wait(lambda: self.get(dataset_id), lambda dataset: dataset.state != "validating")

@@ -1,4 +1,4 @@
-"""The HTTP face of serving: `POST /generate`, `POST /preview` and `/healthz`."""
+"""The HTTP face of serving: `POST /generate`, `POST /preview`, `POST /tokens` and `/healthz`."""
 
 import asyncio
 import json
@@ -17,7 +17,16 @@ from serving.exchange import ClientGone, exchange
 from serving.images import decode_images
 from serving.options import ServingSettings
 from serving.previewer import Previewer
-from serving.wire import Delta, Generated, GenerateRequest, Health, Previewed, PreviewRequest
+from serving.wire import (
+    Delta,
+    Generated,
+    GenerateRequest,
+    Health,
+    Previewed,
+    PreviewRequest,
+    TokenCounts,
+    TokensRequest,
+)
 from vlm import catalog
 
 NDJSON = "application/x-ndjson"
@@ -55,6 +64,7 @@ def _make_router(settings: ServingSettings) -> APIRouter:
     # base64 makes a third more of the images that POST /infer took
     router.post("/generate", response_model=Generated, max_body_size=settings.max_infer_bytes * 2)(generate)
     router.post("/preview", response_model=Previewed, max_body_size=settings.max_infer_bytes * 2)(preview)
+    router.post("/tokens", response_model=TokenCounts)(count_tokens)
     return router
 
 
@@ -84,6 +94,15 @@ async def generate(request: Request, body: GenerateRequest) -> Response:
 
 async def preview(request: Request, body: PreviewRequest) -> Response:
     """Show a row as training would take it."""
+    return await _looked_at(request, body)
+
+
+async def count_tokens(request: Request, body: TokensRequest) -> Response:
+    """Say how long the examples of a data set are for a base."""
+    return await _looked_at(request, body)
+
+
+async def _looked_at(request: Request, body: PreviewRequest | TokensRequest) -> Response:
     _check_known(body.base)
     state = request.app.state
     deadline_s = state.settings.serving_deadline_s
@@ -95,7 +114,7 @@ async def preview(request: Request, body: PreviewRequest) -> Response:
             return Response(answer.result().model_dump_json(), media_type="application/json")
         if stopping.done():
             raise Unavailable("The serving process is stopping; try again.")
-        raise TimedOut(f"There was no preview within {deadline_s:g} s.")
+        raise TimedOut(f"There was no answer within {deadline_s:g} s.")
     finally:
         answer.cancel()
         stopping.cancel()

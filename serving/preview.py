@@ -7,7 +7,6 @@ Suffixes of tensor names: t tiles, h and w pixels.
 """
 
 import base64
-import copy
 import dataclasses
 import io
 from collections.abc import Iterator, Sequence
@@ -19,13 +18,13 @@ import torch
 from PIL import Image
 
 from core.errors import Invalid, WorkFailed
+from serving.image_options import with_options
 from serving.wire import Grid, ImageCut, Previewed, PreviewRequest, Tile, TokenRun
 from training import checks, images
 from training.checks import Limits
 from training.encoding import Encoded, Encoder, Measure
 from training.images import ImageFolder
 from training.labels import IGNORED
-from training.spec import ImageOptions
 from vlm.conversation import Example
 from vlm.cutting import Cutting
 from vlm.loading import LoadedProcessor
@@ -52,7 +51,7 @@ def preview(base: LoadedProcessor, request: PreviewRequest, folder: Path) -> Pre
         Invalid: The image options do not fit the base, or the chat template does not take the row.
         WorkFailed: `bad_data`, when the row holds what no row may.
     """
-    base = dataclasses.replace(base, processor=_with_options(base.processor, request.image))
+    base = dataclasses.replace(base, processor=with_options(base.processor, request.image))
     row = request.row
     names = tuple(image.sha256 for image in row.images)
     example = Example(row=row.number, split="train", messages=row.messages, images=names)
@@ -148,18 +147,6 @@ def pieces(ids: Sequence[int], tokenizer: Any) -> Iterator[str]:
             continue
         held = []
         yield text
-
-
-def _with_options(processor: Any, options: ImageOptions) -> Any:
-    """Return a copy of the processor with these options; tokenizer and template are shared."""
-    own = copy.copy(processor)
-    own.image_processor = copy.deepcopy(processor.image_processor)
-    try:
-        images.apply(options, own)
-    except WorkFailed as error:
-        name = "split" if options.longest_edge is None else "longest_edge"
-        raise Invalid.field(f"#/image/{name}", f"{error.detail} {error.remedy}") from error
-    return own
 
 
 def _refusal(example: Example, measure: Measure, limits: Limits) -> str | None:

@@ -1,4 +1,4 @@
-"""Previews, on a thread of their own: they need a base's processor and never its weights. Imports torch when first asked.
+"""Previews and counts of tokens, on a thread of their own: they need a base's processor and never its weights. Imports torch when first asked.
 
 The engine's rule of one owner thread is about models: PEFT's active adapter and the bases in memory. Nothing here is
 shared with it; processors are loaded again, so that no tokenizer is used by two threads at once. What touches the whole
@@ -10,6 +10,7 @@ import tempfile
 import threading
 from collections import OrderedDict
 from concurrent.futures import Future
+from functools import cached_property
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
@@ -20,8 +21,9 @@ from core.storage import Storage
 from serving.options import ServingSettings
 from serving.refusals import as_problem
 from serving.turns import IMPORTING, WORKING
-from serving.wire import Previewed, PreviewRequest, PreviewRow
+from serving.wire import Previewed, PreviewRequest, PreviewRow, TokenCounts, TokensRequest
 from vlm.conversation import IMAGES_FOLDER
+from vlm.lookup import sample
 
 if TYPE_CHECKING:
     from vlm.loading import LoadedProcessor
@@ -31,7 +33,9 @@ MAX_PROCESSORS = 4  # 10 to 20 MB each
 
 log = get_logger(__name__)
 
-_Asked = tuple[PreviewRequest, "Future[Previewed]"]
+_Request = PreviewRequest | TokensRequest
+_Answer = Previewed | TokenCounts
+_Asked = tuple[_Request, "Future[_Answer]"]
 
 
 class Previewer:
@@ -53,7 +57,7 @@ class Previewer:
         self._is_closed = True
         self._waiting.put(None)
 
-    def submit(self, request: PreviewRequest) -> "Future[Previewed]":
+    def submit(self, request: _Request) -> "Future[_Answer]":
         """Queue a request; its future fails with a `Problem` and nothing else.
 
         Raises:
@@ -64,7 +68,7 @@ class Previewer:
             raise Unavailable("The serving process is stopping; try again.")
         if self._waiting.qsize() >= MAX_WAITING:
             raise Busy(f"{MAX_WAITING} previews are waiting already; try again later.")
-        future: Future[Previewed] = Future()
+        future: Future[_Answer] = Future()
         self._waiting.put((request, future))
         return future
 
@@ -78,13 +82,18 @@ class Previewer:
             except (Problem, WorkFailed) as error:
                 future.set_exception(as_problem(error))
             except Exception:  # the edge of the thread: one row's trouble is not the next one's
-                log.exception("preview failed", base=request.base, row=request.row.number)
-                future.set_exception(Problem("The row could not be shown; the log of the serving process says why."))
+                log.exception("preview failed", base=request.base)
+                future.set_exception(Problem("The data could not be read; the log of the serving process says why."))
 
-    def _answer(self, request: PreviewRequest) -> Previewed:
+    def _answer(self, request: _Request) -> _Answer:
         with IMPORTING:
             from serving.preview import preview
+            from serving.token_counts import StoredImages, count_tokens
         base = self._processor(request.base)
+        if isinstance(request, TokensRequest):
+            with self._storage.open(request.table) as table:
+                examples = sample(table, request.at_most)
+                return count_tokens(base, examples, StoredImages(self._storage, request.images), request.image)
         with tempfile.TemporaryDirectory(prefix="preview-", dir=self._settings.layout.run) as name:
             folder = Path(name)
             self._fetch(request.row, folder / IMAGES_FOLDER)
@@ -105,13 +114,17 @@ class Previewer:
         self._processors.move_to_end(name)
         return self._processors[name]
 
+    @cached_property
+    def _storage(self) -> Storage:
+        """Open the store when it is asked for: one that is set wrong is no reason not to start."""
+        return Storage.from_url(self._settings.resolved_storage_url)
+
     def _fetch(self, row: PreviewRow, folder: Path) -> None:
         """Bring the row's images; each must be what its name says."""
-        storage = Storage.from_url(self._settings.resolved_storage_url)
         folder.mkdir()
         for image in row.images:
             path = folder / image.sha256
-            storage.fetch(image.key, path)
+            self._storage.fetch(image.key, path)
             if hashlib.sha256(path.read_bytes()).hexdigest() != image.sha256:
                 raise Conflict(
                     f"Image {image.sha256} of the data set is damaged in storage; upload the data set anew.",

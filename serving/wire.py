@@ -1,4 +1,4 @@
-"""What `POST /generate` and `POST /preview` take and answer: the internal contract between the API and serving."""
+"""What `POST /generate`, `/preview` and `/tokens` take and answer: the internal contract between the API and serving."""
 
 from enum import StrEnum
 from typing import Annotated, Literal, Self
@@ -10,6 +10,8 @@ from vlm.conversation import ImagePart, Message
 
 MAX_IMAGES = 32
 MAX_MESSAGES = 256
+MAX_SAMPLED = 10_000
+KEY_PATTERN = r"^[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*$"
 
 
 class FinishReason(StrEnum):
@@ -24,7 +26,7 @@ class _Strict(BaseModel):
 
 
 class _Ref(_Strict):
-    key: str = Field(pattern=r"^[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*$", max_length=256)
+    key: str = Field(pattern=KEY_PATTERN, max_length=256)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
@@ -112,6 +114,40 @@ class PreviewRequest(_Strict):
     base: str = Field(min_length=1, max_length=512)
     row: PreviewRow
     image: ImageOptions = ImageOptions()
+
+
+class TokensRequest(_Strict):
+    """A data set's table and images in storage, the base that would be trained on it, and how images would be cut."""
+
+    base: str = Field(min_length=1, max_length=512)
+    table: str = Field(pattern=r"^[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*\.parquet$", max_length=256)
+    images: str = Field(pattern=KEY_PATTERN, max_length=256, description="the prefix of its images, named by sha256")
+    at_most: int = Field(1000, ge=1, le=MAX_SAMPLED, description="examples to measure, taken evenly from the table")
+    image: ImageOptions = ImageOptions()
+
+
+class Spread(BaseModel):
+    """How a number is spread over examples."""
+
+    p50: int
+    p95: int
+    max: int
+
+
+class TokenCounts(BaseModel):
+    """How long the measured examples are. Rows are the first few, counts are of all that were measured."""
+
+    num_sampled: int
+    context_tokens: int
+    tokens: Spread
+    image_tokens: Spread
+    learned_ratio: float
+    num_too_long: int
+    too_long_rows: tuple[int, ...]
+    num_nothing_learned: int
+    nothing_learned_rows: tuple[int, ...]
+    num_unreadable: int
+    unreadable_rows: tuple[int, ...]
 
 
 class TokenRun(BaseModel):

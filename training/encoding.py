@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from training import labels
-from training.images import ImageFolder
+from training.images import ImageSource
 from training.labels import Replacement, Span
 from vlm.conversation import Example, Message, as_chat
 from vlm.cutting import Cutting
@@ -43,7 +43,7 @@ class Measure:
 class Encoder:
     """Turns examples into tokens with one base model's processor."""
 
-    def __init__(self, processor: Any, family: Family, images: ImageFolder) -> None:
+    def __init__(self, processor: Any, family: Family, images: ImageSource) -> None:
         self._processor = processor
         self._images = images
         self._structural_ids = family.masked_token_ids(processor.tokenizer)

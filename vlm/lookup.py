@@ -1,4 +1,4 @@
-"""Find a row in the table of examples without reading the rest of it. Torch-free."""
+"""Take a row, or a sample, from the table of examples without holding the rest of it. Torch-free."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -49,6 +49,23 @@ def look_up(stream: IO[bytes], row: int) -> Lookup:
         first_row=min((first for first, _ in ranges), default=0),
         last_row=max((last for _, last in ranges), default=0),
     )
+
+
+def sample(stream: IO[bytes], at_most: int) -> Iterator[Example]:
+    """Yield examples taken evenly from the table, all of them when there are no more than `at_most`.
+
+    One group of rows is in memory at a time, and a group of which nothing is taken is not read.
+    """
+    with pq.ParquetFile(stream) as table:
+        num_rows, start = table.metadata.num_rows, 0
+        taken = min(at_most, num_rows)
+        places = [index * num_rows // taken for index in range(taken)]
+        for group in range(table.num_row_groups):
+            end = start + table.metadata.row_group(group).num_rows
+            inside = [place - start for place in places if start <= place < end]
+            if inside:
+                yield from map(as_example, table.read_row_group(group).take(inside).to_pylist())
+            start = end
 
 
 def _range(table: pq.ParquetFile, group: int) -> tuple[int, int]:

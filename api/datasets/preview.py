@@ -1,6 +1,6 @@
 """`/datasets/{id}/preview`: what a base model sees of one row. Serving computes it; the row is found here."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import httpx2
 from fastapi import APIRouter, Query
@@ -19,6 +19,8 @@ from models.states import DatasetState, dataset_state
 from training.spec import ImageOptions
 from vlm.conversation import Example, Split
 from vlm.lookup import look_up
+
+Answer = TypeVar("Answer", bound=BaseModel)
 
 router = APIRouter(prefix="/datasets", tags=["datasets"])
 
@@ -114,7 +116,8 @@ async def preview_dataset(
     check_base(query.base_model)
     example, num_occurrences = await run_in_threadpool(_find, services, dataset_id, project, query)
     image = query.model_dump(include=set(ImageOptions.model_fields))
-    answer = await _ask(services, {"base": query.base_model, "row": _body(example, project), "image": image})
+    asked = {"base": query.base_model, "row": _body(example, project), "image": image}
+    answer = await ask(services, "/preview", asked, PreviewAnswer)
     return PreviewRead(
         **answer.model_dump(),
         dataset=dataset_id,
@@ -128,7 +131,7 @@ async def preview_dataset(
 
 def _find(services: Services, dataset_id: str, project: str, query: PreviewQuery) -> tuple[Example, int]:
     """Return the example, and how many there are of its row."""
-    dataset, digest = _ready(services, dataset_id, project)
+    dataset, digest = find_ready(services, dataset_id, project)
     with services.storage.open(dataset.records_key(digest)) as stream:
         lookup = look_up(stream, query.row)
     num_occurrences = len(lookup.examples)
@@ -143,7 +146,8 @@ def _find(services: Services, dataset_id: str, project: str, query: PreviewQuery
     return lookup.examples[query.occurrence - 1], num_occurrences
 
 
-def _ready(services: Services, dataset_id: str, project: str) -> tuple[Dataset, str]:
+def find_ready(services: Services, dataset_id: str, project: str) -> tuple[Dataset, str]:
+    """Return a ready data set and its digest, or refuse with 404 (unknown) or 409 (not ready)."""
     with services.database.read() as session:
         found = datasets.get(session, dataset_id, project=project) if is_id(dataset_id) else None
     if found is None:
@@ -165,15 +169,16 @@ def _body(example: Example, project: str) -> dict[str, Any]:
     }
 
 
-async def _ask(services: Services, asked: dict[str, Any]) -> PreviewAnswer:
+async def ask(services: Services, path: str, asked: dict[str, Any], kind: type[Answer]) -> Answer:
+    """Return what serving answers about a data set."""
     try:
-        response = await services.serving.post("/preview", json=asked)
+        response = await services.serving.post(path, json=asked)
     except httpx2.HTTPError as error:
         raise serving.unreachable(error) from error
     if not response.is_success:
         raise serving.problem_of(response, _renamed)
     try:
-        return PreviewAnswer.model_validate_json(response.content)
+        return kind.model_validate_json(response.content)
     except ValidationError as error:
         raise serving.unreadable() from error
 

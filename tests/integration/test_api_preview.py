@@ -131,6 +131,30 @@ def test_a_base_that_is_no_model_is_not_found(client, dataset, tmp_path):
     assert preview(client, dataset, status=404, base_model=str(tmp_path))["code"] == "base_model"
 
 
+def count_tokens(client, dataset, *, status=200, **query):
+    response = client.get(f"/datasets/{dataset}/tokens", params={"base_model": "tiny"} | query)
+    assert response.status_code == status, response.text
+    return response.json()
+
+
+def test_the_lengths_of_all_examples_are_told(client, dataset):
+    counted = count_tokens(client, dataset, longest_edge=64, split=True)
+    assert (counted["dataset"], counted["base_model"]) == (dataset, "tiny")
+    assert (counted["num_examples"], counted["num_sampled"]) == (5, 5)
+    assert counted["image_tokens"]["p50"] == preview(client, dataset, longest_edge=64, split=True)["num_image_tokens"]
+    assert counted["tokens"]["max"] == preview(client, dataset, longest_edge=64, split=True)["num_tokens"]
+    assert count_tokens(client, dataset, at_most=2)["num_sampled"] == 2
+    assert pointers(count_tokens(client, dataset, status=422, longest_edge=193, split=True)) == ["#/longest_edge"]
+
+
+@pytest.mark.parametrize(
+    ("query", "pointer"), [({"at_most": 0}, "#/at_most"), ({"at_most": 10**9}, "#/at_most"), ({"row": 1}, "#/row")]
+)
+def test_a_wrong_question_about_lengths_is_pointed_at(beside, serving, dataset, query, pointer):
+    assert pointers(count_tokens(beside, dataset, status=422, **query)) == [pointer]
+    assert serving.asked == []
+
+
 def test_a_row_of_several_files_can_be_told_apart(beside, serving, dataset):
     serving.reply = refusal("#/row")
     for query, question in (({}, "Question 0?"), ({"occurrence": 2}, "Question 4?")):

@@ -4,7 +4,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from vlm.conversation import RECORDS_FILE, SCHEMA, Example, Message, TextPart, write_examples
-from vlm.lookup import look_up
+from vlm.lookup import look_up, sample
 
 
 def example(row, text="x"):
@@ -70,3 +70,18 @@ def test_only_the_groups_that_may_hold_the_row_are_read(tmp_path):
         assert look_up(Counting(stream), 700).examples[0].row == 700
     assert pq.read_schema(path) == SCHEMA
     assert sum(read) < path.stat().st_size / 3
+
+
+@pytest.mark.parametrize(
+    ("at_most", "rows"), [(1, [1]), (2, [1, 6]), (4, [1, 3, 6, 8]), (10, list(range(1, 11))), (99, list(range(1, 11)))]
+)
+def test_a_sample_is_spread_over_the_whole_table(tmp_path, at_most, rows):
+    write_examples(tmp_path, (example(row) for row in range(1, 11)), batch_size=3)
+    with (tmp_path / RECORDS_FILE).open("rb") as stream:
+        assert [found.row for found in sample(stream, at_most)] == rows
+
+
+def test_a_table_without_rows_has_no_sample(tmp_path):
+    write_examples(tmp_path, iter(()))
+    with (tmp_path / RECORDS_FILE).open("rb") as stream:
+        assert list(sample(stream, 5)) == []
