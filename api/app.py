@@ -12,7 +12,9 @@ from api.adapters import routes as adapters
 from api.auth import Gate
 from api.base_models import routes as base_models
 from api.datasets import examples, pictures
+from api.datasets import preview as dataset_preview
 from api.datasets import routes as datasets
+from api.datasets import token_counts as dataset_tokens
 from api.infer import routes as infer
 from api.infer.schemas import InferRequest
 from api.jobs import routes as jobs
@@ -71,6 +73,8 @@ def create_app(settings: Settings) -> FastAPI:
         datasets.make_router(settings),
         examples.router,
         pictures.router,
+        dataset_preview.router,
+        dataset_tokens.router,
         jobs.router,
         adapters.router,
         infer.make_router(settings),

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -20,6 +20,9 @@ from obstore.store import LocalStore, ObjectStore, from_url
 
 from core.errors import FailureCode, WorkFailed
 from core.ids import Prefix, new_id
+
+if TYPE_CHECKING:
+    from obstore import ReadableFile
 
 CHUNK_BYTES = 1024 * 1024
 STAGING_PREFIX = "staging"  # of temporary keys
@@ -105,6 +108,13 @@ class Storage:
         except (BaseError, OSError) as error:
             raise _storage_failed(key, error) from error
 
+    def open(self, key: str) -> IO[bytes]:
+        """Return an object to seek and read in; only the parts that are read come from the store."""
+        try:
+            return io.BufferedReader(_Window(obstore.open_reader(self._store, key), key), CHUNK_BYTES)
+        except (BaseError, OSError) as error:
+            raise _storage_failed(key, error) from error
+
     def fetch(self, key: str, target: Path) -> None:
         """Put a copy of an object at a local path. Never a link: who writes to the copy must not reach the object."""
         try:
@@ -161,6 +171,34 @@ class Storage:
         for chunk in self.chunks(key):
             hasher.update(chunk)
         return hasher.hexdigest()
+
+
+class _Window(io.RawIOBase):
+    """obstore's reader as a file of Python's; its own lacks `closed` and `readinto`, which pyarrow asks for."""
+
+    def __init__(self, reader: "ReadableFile", key: str) -> None:
+        self._reader = reader
+        self._key = key
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._reader.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._reader.tell()
+
+    def readinto(self, buffer: "bytearray | memoryview") -> int:  # type: ignore[override]
+        try:
+            data = bytes(self._reader.read(len(buffer)))
+        except (BaseError, OSError) as error:
+            raise _storage_failed(self._key, error) from error
+        buffer[: len(data)] = data
+        return len(data)
 
 
 def _storage_failed(key: str, error: Exception) -> WorkFailed:

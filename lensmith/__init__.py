@@ -11,7 +11,7 @@ It speaks HTTP and shares no code with the server.
 
 from lensmith.client import Client
 from lensmith.errors import ApiError, LensmithClientError, NotUploadable, Unreachable
-from lensmith.resources import Adapter, Answer, Dataset, Example, Job, LogItem
+from lensmith.resources import Adapter, Answer, Dataset, Example, Job, LogItem, Preview
 
 __all__ = [
     "Adapter",
@@ -24,5 +24,6 @@ __all__ = [
     "LensmithClientError",
     "LogItem",
     "NotUploadable",
+    "Preview",
     "Unreachable",
 ]

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from lensmith.errors import ApiError, Unreachable
 from lensmith.folders import zipped
-from lensmith.resources import Adapter, Answer, Dataset, Example, Job, LogItem
+from lensmith.resources import Adapter, Answer, Dataset, Example, Job, LogItem, Preview
 from lensmith.transport import Transport
 
 POLL_S = 0.5
@@ -139,6 +139,28 @@ class Datasets:
     def delete(self, dataset_id: str) -> None:
         """Delete a data set; refused while a job uses it or a worker validates it."""
         self._transport.delete(f"/datasets/{dataset_id}")
+
+    def preview(
+        self,
+        dataset_id: str,
+        *,
+        base_model: str,
+        row: int,
+        occurrence: int | None = None,
+        longest_edge: int | None = None,
+        split: bool | None = None,
+    ) -> Preview:
+        """Return what a base model sees of one row, and which tokens are learned.
+
+        `longest_edge` and `split` are the image options of a job; `occurrence` is for uploads of several files.
+        """
+        asked = {"base_model": base_model, "row": row, "occurrence": occurrence}
+        image = {"longest_edge": longest_edge, "split": split}
+        return Preview.model_validate(self._transport.get(f"/datasets/{dataset_id}/preview", **asked, **image))
+
+    def tokens(self, dataset_id: str, *, base_model: str, **options: Any) -> dict[str, Any]:
+        """Return how long the examples are for a base model. `options`: at_most, longest_edge, split."""
+        return dict(self._transport.get(f"/datasets/{dataset_id}/tokens", base_model=base_model, **options))
 
     def wait(self, dataset_id: str) -> Dataset:
         """Wait until the validation has ended; look at `state`."""

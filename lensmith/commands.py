@@ -19,6 +19,7 @@ from rich.text import Text
 
 from lensmith.client import Client
 from lensmith.errors import ApiError, NotUploadable, Unreachable
+from lensmith.preview import show_preview
 from lensmith.progress import watch
 
 DATA_REFUSED = 3
@@ -123,6 +124,29 @@ def delete_dataset(
     with Client() as client:
         client.datasets.delete(dataset_id)
     err.print(Text(f"deleted {dataset_id}"))
+
+
+@datasets.command("preview")
+@speaks_http
+def preview_dataset(
+    dataset_id: str,
+    base_model: Annotated[str, typer.Option(help="an id of the catalogue, a Hub id or a local folder")],
+    row: Annotated[int, typer.Option(help="its number in the report")],
+    occurrence: Annotated[int | None, typer.Option(help="which of several files that have this row")] = None,
+    longest_edge: Annotated[int | None, typer.Option(help="image.longest_edge of the job")] = None,
+    *,
+    split: Annotated[bool | None, typer.Option("--split/--no-split", help="image.split of the job")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a base model sees of one row; what it learns is highlighted, or in brackets where there is no colour."""
+    with Client() as client:
+        preview = client.datasets.preview(
+            dataset_id, base_model=base_model, row=row, occurrence=occurrence, longest_edge=longest_edge, split=split
+        )
+    if as_json:
+        typer.echo(preview.model_dump_json())
+    else:
+        show_preview(preview, out)
 
 
 @jobs.command("create")

@@ -54,6 +54,58 @@ class Example(BaseModel):
     issues: list[dict[str, Any]]
 
 
+class _Value(BaseModel):
+    model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
+
+
+class PreviewToken(_Value):
+    """A token as the model reads it; `count` of them, when image features follow each other."""
+
+    id: int
+    text: str
+    learned: bool
+    count: int
+
+
+class PreviewTile(_Value):
+    """A tile: its place in the grid (`row` and `column` from 1; None: the whole image), and a data: URL to look at."""
+
+    place: dict[str, int] | None
+    url: str
+
+
+class PreviewImage(_Value):
+    """What an image becomes; 0 rows: it is not cut."""
+
+    width_px: int
+    height_px: int
+    rows: int
+    columns: int
+    num_tiles: int
+    num_tokens: int
+    tiles: tuple[PreviewTile, ...]
+
+
+class Preview(_Value):
+    """What a base model sees of one row of a data set."""
+
+    dataset: str
+    base_model: str
+    row: int
+    split: str
+    num_occurrences: int
+    text: str
+    tokens: tuple[PreviewToken, ...]
+    num_tokens: int
+    num_image_tokens: int
+    num_learned_tokens: int
+    context_tokens: int
+    fits: bool
+    refusal: str | None
+    images: tuple[PreviewImage, ...]
+    is_shortened: bool
+
+
 class Job(Resource):
     """A job."""
 

@@ -69,9 +69,14 @@ class Dataset(SQLModel, table=True):
         return f"{self.prefix}/report-{fence}.json"
 
 
+def images_prefix(project: str) -> str:
+    """Return the prefix of a project's images."""
+    return f"{project}/images"
+
+
 def image_key(project: str, sha256: str) -> str:
     """Return the key of an image; each distinct image is stored once per project."""
-    return f"{project}/images/{sha256}"
+    return f"{images_prefix(project)}/{sha256}"
 
 
 def get(session: Session, dataset_id: str, *, project: str) -> tuple[Dataset, Work] | None:

@@ -1,5 +1,6 @@
-"""The HTTP face of serving: `POST /generate` and `/healthz`."""
+"""The HTTP face of serving: `POST /generate`, `POST /preview`, `POST /tokens` and `/healthz`."""
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
@@ -9,13 +10,23 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, StreamingResponse
 
-from core.errors import NotFound, Problem
+from core.errors import NotFound, Problem, TimedOut, Unavailable
 from core.http import HttpApp, ending_streams, install_problems, request_id
 from serving.engine import Engine
 from serving.exchange import ClientGone, exchange
 from serving.images import decode_images
 from serving.options import ServingSettings
-from serving.wire import Delta, Generated, GenerateRequest, Health
+from serving.previewer import Previewer
+from serving.wire import (
+    Delta,
+    Generated,
+    GenerateRequest,
+    Health,
+    Previewed,
+    PreviewRequest,
+    TokenCounts,
+    TokensRequest,
+)
 from vlm import catalog
 
 NDJSON = "application/x-ndjson"
@@ -32,13 +43,16 @@ def create_app(settings: ServingSettings, *, on_death: Callable[[], None] | None
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         settings.layout.make()
         app.state.engine.start()
+        app.state.previewer.start()
         async with ending_streams(app):
             yield
+        app.state.previewer.close()
         await run_in_threadpool(app.state.engine.close, timeout_s=CLOSE_S)
 
     app = HttpApp(title="Lensmith serving", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.settings = settings
     app.state.engine = Engine(settings, on_death=on_death)
+    app.state.previewer = Previewer(settings)
     install_problems(app)
     app.include_router(_make_router(settings))
     return app
@@ -49,6 +63,8 @@ def _make_router(settings: ServingSettings) -> APIRouter:
     router.get("/healthz")(read_health)
     # base64 makes a third more of the images that POST /infer took
     router.post("/generate", response_model=Generated, max_body_size=settings.max_infer_bytes * 2)(generate)
+    router.post("/preview", response_model=Previewed, max_body_size=settings.max_infer_bytes * 2)(preview)
+    router.post("/tokens", response_model=TokenCounts)(count_tokens)
     return router
 
 
@@ -61,8 +77,7 @@ async def read_health(request: Request) -> Response:
 
 async def generate(request: Request, body: GenerateRequest) -> Response:
     """Answer one prompt, whole or as a stream of lines."""
-    if not catalog.is_known(body.base):
-        raise NotFound(f"There is no base model {body.base!r}. Choose one of GET /base-models, or a Hub id.")
+    _check_known(body.base)
     state = request.app.state
     state.engine.check_room()
     images = await run_in_threadpool(decode_images, body.images)
@@ -75,6 +90,39 @@ async def generate(request: Request, body: GenerateRequest) -> Response:
         gone=None if body.stream else request.receive,
     )
     return await _streamed(request, events) if body.stream else await _whole(events)
+
+
+async def preview(request: Request, body: PreviewRequest) -> Response:
+    """Show a row as training would take it."""
+    return await _looked_at(request, body)
+
+
+async def count_tokens(request: Request, body: TokensRequest) -> Response:
+    """Say how long the examples of a data set are for a base."""
+    return await _looked_at(request, body)
+
+
+async def _looked_at(request: Request, body: PreviewRequest | TokensRequest) -> Response:
+    _check_known(body.base)
+    state = request.app.state
+    deadline_s = state.settings.serving_deadline_s
+    answer = asyncio.wrap_future(state.previewer.submit(body))
+    stopping = asyncio.create_task(state.stopping.wait())
+    try:
+        await asyncio.wait({answer, stopping}, timeout=deadline_s, return_when=asyncio.FIRST_COMPLETED)
+        if answer.done():
+            return Response(answer.result().model_dump_json(), media_type="application/json")
+        if stopping.done():
+            raise Unavailable("The serving process is stopping; try again.")
+        raise TimedOut(f"There was no answer within {deadline_s:g} s.")
+    finally:
+        answer.cancel()
+        stopping.cancel()
+
+
+def _check_known(base: str) -> None:
+    if not catalog.is_known(base):
+        raise NotFound(f"There is no base model {base!r}. Choose one of GET /base-models, or a Hub id.")
 
 
 async def _whole(events: Events) -> Response:

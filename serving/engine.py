@@ -14,6 +14,7 @@ from core.storage import Storage
 from serving.adapters import AdapterStore
 from serving.options import ServingSettings
 from serving.ticket import Ticket
+from serving.turns import IMPORTING, WORKING
 from serving.wire import EngineState, Health
 
 if TYPE_CHECKING:
@@ -98,7 +99,8 @@ class Engine:
             while group := self._next_group():
                 if runner is None:
                     self._on_loading()
-                    runner = self._make_runner()
+                    with IMPORTING:
+                        runner = self._make_runner()
                 self._serve(runner, group)
         except BaseException:  # the edge of the thread: whatever it was, the callers must hear of it
             log.exception("engine died")
@@ -128,7 +130,8 @@ class Engine:
         from serving.runner import is_fatal
 
         try:
-            runner.answer(group)
+            with WORKING:
+                runner.answer(group)
         except Exception as error:  # the edge: one group's trouble is not the next one's
             log.exception("group failed", rows=len(group))
             _finish_all(group, Problem("Something broke while this request was served; the log says what."))

@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 
-from core.errors import FailureCode, NotFound, Problem, Unavailable, WorkFailed
+from core.errors import Problem, Unavailable, WorkFailed
 from core.logs import get_logger
 from serving import generation
 from serving.answer import Answer
 from serving.bases import Base, Bases
 from serving.generation import Clock, Row
+from serving.refusals import as_problem
 from serving.ticket import Ticket
 from serving.wire import Generated, Timings, Usage
 
@@ -54,7 +55,7 @@ class Runner:
             base = self._bases.get(request.base, request.adapter)
         except (Problem, WorkFailed) as error:
             for ticket in tickets:
-                ticket.finish(_as_problem(error))
+                ticket.finish(as_problem(error))
             return
         waited = _Waited(started_at=started_at, load_s=time.perf_counter() - started_at)
         for rows in _batches(list(_prepared(tickets, base))):
@@ -151,15 +152,6 @@ def _generated(row: Row, answer: Answer, base: Base, *, waited: _Waited, clock: 
         base_revision=base.loaded.revision,
         adapter_sha256=None if request.adapter is None else request.adapter.sha256,
     )
-
-
-def _as_problem(error: Problem | WorkFailed) -> Problem:
-    if isinstance(error, Problem):
-        return error
-    detail = error.detail[:1].upper() + error.detail[1:].rstrip(".")
-    is_missing = error.code is FailureCode.BASE_MODEL and not error.retryable  # a Hub that is away may be back
-    kind = NotFound if is_missing else Unavailable
-    return kind(f"{detail}. {error.remedy}", code=error.code.value)
 
 
 def _broken(error: Exception) -> Problem:

@@ -1,14 +1,17 @@
-"""What `POST /generate` takes and answers: the internal contract between the API and serving."""
+"""What `POST /generate`, `/preview` and `/tokens` take and answer: the internal contract between the API and serving."""
 
 from enum import StrEnum
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from training.spec import ImageOptions
 from vlm.conversation import ImagePart, Message
 
 MAX_IMAGES = 32
 MAX_MESSAGES = 256
+MAX_SAMPLED = 10_000
+KEY_PATTERN = r"^[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*$"
 
 
 class FinishReason(StrEnum):
@@ -22,11 +25,17 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class AdapterRef(_Strict):
+class _Ref(_Strict):
+    key: str = Field(pattern=KEY_PATTERN, max_length=256)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class AdapterRef(_Ref):
     """A published adapter: the prefix of its objects in storage, and the digest of its manifest."""
 
-    key: str = Field(pattern=r"^[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*$", max_length=256)
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+class ImageRef(_Ref):
+    """An image of a data set: its object in storage, and the digest of its bytes."""
 
 
 class Sampling(_Strict):
@@ -89,6 +98,108 @@ class Delta(BaseModel):
     """A piece of a streamed answer's text."""
 
     delta: str
+
+
+class PreviewRow(_Strict):
+    """One example of a data set."""
+
+    number: int = Field(ge=1)
+    messages: tuple[Message, ...] = Field(min_length=1)
+    images: tuple[ImageRef, ...] = Field((), description="in order of the image parts")
+
+
+class PreviewRequest(_Strict):
+    """One row, the base that would be trained on it, and how its images would be cut."""
+
+    base: str = Field(min_length=1, max_length=512)
+    row: PreviewRow
+    image: ImageOptions = ImageOptions()
+
+
+class TokensRequest(_Strict):
+    """A data set's table and images in storage, the base that would be trained on it, and how images would be cut."""
+
+    base: str = Field(min_length=1, max_length=512)
+    table: str = Field(pattern=r"^[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*\.parquet$", max_length=256)
+    images: str = Field(pattern=KEY_PATTERN, max_length=256, description="the prefix of its images, named by sha256")
+    at_most: int = Field(1000, ge=1, le=MAX_SAMPLED, description="examples to measure, taken evenly from the table")
+    image: ImageOptions = ImageOptions()
+
+
+class Spread(BaseModel):
+    """How a number is spread over examples."""
+
+    p50: int
+    p95: int
+    max: int
+
+
+class TokenCounts(BaseModel):
+    """How long the measured examples are. Rows are the first few, counts are of all that were measured."""
+
+    num_sampled: int
+    context_tokens: int
+    tokens: Spread
+    image_tokens: Spread
+    learned_ratio: float
+    num_too_long: int
+    too_long_rows: tuple[int, ...]
+    num_nothing_learned: int
+    nothing_learned_rows: tuple[int, ...]
+    num_unreadable: int
+    unreadable_rows: tuple[int, ...]
+
+
+class TokenRun(BaseModel):
+    """A token; image features that follow each other are one run of `count`, any other token is a run of its own."""
+
+    id: int
+    text: str
+    learned: bool
+    count: int
+
+
+class Grid(BaseModel):
+    """The place of a tile, from 1."""
+
+    row: int
+    column: int
+
+
+class Tile(BaseModel):
+    """A tile as the model gets it, scaled down to be shown; the whole image has no place."""
+
+    place: Grid | None
+    url: str
+
+
+class ImageCut(BaseModel):
+    """What an image becomes."""
+
+    width_px: int
+    height_px: int
+    rows: int
+    columns: int
+    num_tiles: int
+    num_tokens: int
+    tiles: tuple[Tile, ...]
+
+
+class Previewed(BaseModel):
+    """What the model sees of a row. The counts are those of the whole row, also where tokens or tiles are left out."""
+
+    text: str
+    tokens: tuple[TokenRun, ...]
+    num_tokens: int
+    num_image_tokens: int
+    num_learned_tokens: int
+    context_tokens: int
+    fits: bool
+    refusal: str | None
+    images: tuple[ImageCut, ...]
+    is_shortened: bool
+    image: dict[str, int | bool]
+    base_revision: str
 
 
 class EngineState(StrEnum):

@@ -7,7 +7,7 @@ from typing import Any
 from core.errors import FailureCode, WorkFailed
 from training.encoding import Encoder, Measure
 from vlm.conversation import Example, ImagePart
-from vlm.loading import LoadedBase
+from vlm.loading import LoadedBase, LoadedProcessor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,11 +60,11 @@ class Limits:
     reserved: frozenset[str]
 
     @classmethod
-    def of(cls, base: LoadedBase) -> "Limits":
-        """Return the limits of a loaded base."""
+    def of(cls, base: LoadedBase | LoadedProcessor) -> "Limits":
+        """Return the limits of a base, loaded whole or without its weights."""
         family = base.family
         return cls(
-            context_tokens=base.model.config.get_text_config().max_position_embeddings,
+            context_tokens=base.context_tokens,
             reserved=frozenset({family.image_token, family.end_token, *family.structural_tokens}),
         )
 
@@ -90,9 +90,9 @@ def check(
     measures = []
     for example in examples:
         check_stop()
-        _check_text(example, limits.reserved)
+        check_text(example, limits.reserved)
         measure = encoder.measure(example)
-        _check_size(example, measure, limits.context_tokens)
+        check_size(example, measure, limits.context_tokens)
         measures.append(measure)
     return Totals(
         num_examples=len(measures),
@@ -104,7 +104,12 @@ def check(
     )
 
 
-def _check_text(example: Example, reserved: frozenset[str]) -> None:
+def check_text(example: Example, reserved: frozenset[str]) -> None:
+    """Refuse a text that would be taken for an image, and images without a place.
+
+    Raises:
+        WorkFailed: `bad_data`.
+    """
     text = "\n".join(message.text for message in example.messages)
     for token in sorted(reserved):
         if token in text:
@@ -122,7 +127,12 @@ def _check_text(example: Example, reserved: frozenset[str]) -> None:
         )
 
 
-def _check_size(example: Example, measure: Measure, context_tokens: int) -> None:
+def check_size(example: Example, measure: Measure, context_tokens: int) -> None:
+    """Refuse what is longer than the context, and what has nothing to learn.
+
+    Raises:
+        WorkFailed: `bad_data`.
+    """
     if measure.tokens > context_tokens:
         raise WorkFailed(
             FailureCode.BAD_DATA,

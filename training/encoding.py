@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from training import labels
-from training.images import ImageFolder
+from training.images import ImageSource
 from training.labels import Replacement, Span
 from vlm.conversation import Example, Message, as_chat
 from vlm.cutting import Cutting
@@ -43,7 +43,7 @@ class Measure:
 class Encoder:
     """Turns examples into tokens with one base model's processor."""
 
-    def __init__(self, processor: Any, family: Family, images: ImageFolder) -> None:
+    def __init__(self, processor: Any, family: Family, images: ImageSource) -> None:
         self._processor = processor
         self._images = images
         self._structural_ids = family.masked_token_ids(processor.tokenizer)
@@ -51,7 +51,7 @@ class Encoder:
 
     def encode(self, example: Example) -> Encoded:
         """Return the example as the model takes it; decodes and cuts its images."""
-        text, spans = labels.answer_spans(example.messages, self._render)
+        text, spans = labels.answer_spans(example.messages, self.render)
         images = [self._images.open_rgb(sha256) for sha256 in example.images]
         out = self._processor(
             text=[text],
@@ -77,7 +77,7 @@ class Encoder:
 
     def measure(self, example: Example) -> Measure:
         """Return the size of the example; reads image headers, no pixels."""
-        text, spans = labels.answer_spans(example.messages, self._render)
+        text, spans = labels.answer_spans(example.messages, self.render)
         out = self._processor.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         learned = labels.mask(
             out["input_ids"], offsets=out["offset_mapping"], spans=spans, structural_ids=self._structural_ids
@@ -89,7 +89,8 @@ class Encoder:
             labelled_tokens=len(learned) - learned.count(labels.IGNORED),
         )
 
-    def _render(self, messages: Sequence[Message], *, open_answer: bool) -> str:
+    def render(self, messages: Sequence[Message], *, open_answer: bool = False) -> str:
+        """Return messages as the base model's chat template writes them, one `<image>` for each image."""
         rendered: str = self._processor.apply_chat_template(
             as_chat(tuple(messages)), tokenize=False, add_generation_prompt=open_answer
         )

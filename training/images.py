@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from PIL import Image
 
@@ -10,6 +10,18 @@ from core.errors import FailureCode, WorkFailed
 from training.spec import ImageOptions
 from vlm.conversation import IMAGES_FOLDER
 from vlm.cutting import GRID, Cutting
+
+
+class ImageSource(Protocol):
+    """The pictures of examples, by their sha256."""
+
+    def open_rgb(self, sha256: str) -> Image.Image:
+        """Return the picture, decoded, in RGB."""
+        ...
+
+    def size(self, sha256: str) -> tuple[int, int]:
+        """Return (height, width) in pixels; reads the header only."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

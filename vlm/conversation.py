@@ -99,14 +99,14 @@ def read_examples(folder: Path, *, split: Split | None = None) -> list[Example]:
     return [as_example(row) for row in rows if split is None or row["split"] == split]
 
 
-def as_example(row: dict[str, object]) -> Example:
-    """Return a row of the table as an example."""
-    return Example.model_validate({**row, "messages": json.loads(str(row["messages"]))})
-
-
 def _to_row(example: Example) -> dict[str, object]:
     messages = json.dumps([m.model_dump(mode="json") for m in example.messages], ensure_ascii=False, sort_keys=True)
     return example.model_dump(include={"row", "file", "split"}) | {"messages": messages, "images": list(example.images)}
+
+
+def as_example(row: dict[str, object]) -> Example:
+    """Return a row of the table as it was written."""
+    return Example.model_validate({**row, "messages": json.loads(str(row["messages"]))})
 
 
 def read_image_names(folder: Path) -> set[str]:

@@ -36,7 +36,8 @@ from vlm.precision import Precision, Quantization
 
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-_HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]  # never pickles, never code
+_HUB_SETTINGS = ["*.json", "*.jinja", "*.txt", "*.model"]  # never pickles, never code
+_HUB_WEIGHTS = ["*.safetensors"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,13 +73,36 @@ class LoadedBase:
     revision: str
     quantization: Quantization
 
+    @property
+    def context_tokens(self) -> int:
+        """Return the longest sequence that the model takes."""
+        return _context_tokens(self.model.config)
 
-def resolve(name: str, *, models_dir: Path) -> ResolvedBase:
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedProcessor:
+    """A base model without its weights: enough to cut images and to count tokens.
+
+    Attributes:
+        processor: As the model's files say.
+        family: What is known of its kind.
+        revision: As in `ResolvedBase`.
+        context_tokens: The longest sequence that the model takes.
+    """
+
+    processor: ProcessorMixin
+    family: Family
+    revision: str
+    context_tokens: int
+
+
+def resolve(name: str, *, models_dir: Path, with_weights: bool = True) -> ResolvedBase:
     """Find, build or fetch the files of a base model.
 
     Args:
         name: A short name of the catalog, a Hub id, or an absolute folder.
         models_dir: Where the bases that Lensmith builds itself are kept.
+        with_weights: Whether to fetch the weights from the Hub, too.
 
     Raises:
         WorkFailed: `base_model`, with what to do about it; `retryable` only when the network failed.
@@ -92,7 +116,7 @@ def resolve(name: str, *, models_dir: Path) -> ResolvedBase:
     if Path(name).is_absolute():
         return ResolvedBase(id=name, source=name, revision=folder_digest(Path(name)))
     hub_id = name if entry is None or entry.hub_id is None else entry.hub_id
-    folder = _fetch(hub_id)
+    folder = _fetch(hub_id, _HUB_SETTINGS + _HUB_WEIGHTS if with_weights else _HUB_SETTINGS)
     return ResolvedBase(id=name if entry is None else entry.id, source=str(folder), revision=folder.name)
 
 
@@ -130,7 +154,7 @@ def load(resolved: ResolvedBase, *, quantization: Quantization, dtype: torch.dty
             output_loading_info=True,
         )
         model, told = loaded
-        processor = AutoProcessor.from_pretrained(resolved.source, trust_remote_code=False, local_files_only=True)  # type: ignore[no-untyped-call]
+        processor = _read_processor(resolved)
     except (torch.OutOfMemoryError, torch.AcceleratorError):  # a RuntimeError that is not about the files
         raise
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
@@ -138,8 +162,6 @@ def load(resolved: ResolvedBase, *, quantization: Quantization, dtype: torch.dty
     if missing := sorted(told["missing_keys"]):
         # transformers fills what is missing with random numbers and goes on
         raise _incomplete(resolved, f"{len(missing)} tensors are missing, such as {missing[0]}")
-    if processor.chat_template is None:
-        raise _incomplete(resolved, "the processor has no chat template")
     keep_gradients_exact(model)
     return LoadedBase(
         model=model.eval(),
@@ -148,6 +170,34 @@ def load(resolved: ResolvedBase, *, quantization: Quantization, dtype: torch.dty
         revision=resolved.revision,
         quantization=quantization,
     )
+
+
+def load_processor(resolved: ResolvedBase) -> LoadedProcessor:
+    """Load what a resolved base is without its weights.
+
+    Raises:
+        WorkFailed: `base_model`, when the files are not a model that Lensmith knows.
+    """
+    config = _read_config(resolved)
+    try:
+        processor = _read_processor(resolved)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise _incomplete(resolved, str(error)) from error
+    return LoadedProcessor(
+        processor=processor,
+        family=family_of(config),
+        revision=resolved.revision,
+        context_tokens=_context_tokens(config),
+    )
+
+
+def is_built(name: str, *, models_dir: Path) -> bool:
+    """Tell whether `resolve` has nothing to build for this name."""
+    entry = catalog.find(name)
+    if entry is None or entry.hub_id is not None:
+        return True
+    folder = demo.folder(models_dir) if entry.id == "lensmith-demo" else tiny.folder(models_dir)
+    return folder.is_dir()
 
 
 def preferred_dtype() -> torch.dtype:
@@ -190,6 +240,18 @@ def _quantization_config(quantization: Quantization, family: Family, dtype: torc
     )
 
 
+def _read_processor(resolved: ResolvedBase) -> ProcessorMixin:
+    processor = AutoProcessor.from_pretrained(resolved.source, trust_remote_code=False, local_files_only=True)  # type: ignore[no-untyped-call]
+    assert isinstance(processor, ProcessorMixin)
+    if processor.chat_template is None:
+        raise _incomplete(resolved, "the processor has no chat template")
+    return processor
+
+
+def _context_tokens(config: PretrainedConfig) -> int:
+    return int(config.get_text_config().max_position_embeddings)
+
+
 def _read_config(resolved: ResolvedBase) -> PretrainedConfig:
     try:
         config = AutoConfig.from_pretrained(resolved.source, trust_remote_code=False, local_files_only=True)
@@ -202,10 +264,10 @@ def _read_config(resolved: ResolvedBase) -> PretrainedConfig:
     return config
 
 
-def _fetch(hub_id: str) -> Path:
+def _fetch(hub_id: str, patterns: list[str]) -> Path:
     """Return the snapshot of a Hub model; without a network, what the cache holds of it."""
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=_HUB_FILES))
+        return Path(snapshot_download(hub_id, allow_patterns=patterns))
     except GatedRepoError as error:
         raise _failure(
             f"the weights of {hub_id!r} are gated",

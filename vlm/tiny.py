@@ -25,9 +25,14 @@ _IMAGE_TOKENS = (IMAGE_SIDE_PX // _PATCH_PX // _PIXEL_SHUFFLE) ** 2
 _CHAT_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
 
+def folder(models_dir: Path) -> Path:
+    """Return where the model of `tiny` lies, or will."""
+    return models_dir / f"tiny-{VERSION}"
+
+
 def ensure(models_dir: Path) -> Path:
     """Return the model folder of `tiny`, building it on the first call."""
-    return build_once(models_dir / f"tiny-{VERSION}", _make)
+    return build_once(folder(models_dir), _make)
 
 
 def _make(folder: Path) -> None:

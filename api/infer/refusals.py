@@ -1,70 +1,41 @@
 """Serving's refusals in the caller's words: serving calls some fields otherwise than the body that came."""
 
 import re
-from http import HTTPStatus
+from functools import partial
 
 import httpx2
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 
+from api import serving
 from api.infer.schemas import InferRequest
-from api.infer.service import unreadable
-from core.errors import PROBLEMS, FieldError, Problem, Unavailable
-
-_KINDS = {kind.status: kind for kind in PROBLEMS}
-
-
-class _Field(BaseModel):
-    pointer: str
-    detail: str
-
-
-class _Document(BaseModel):
-    """What we take over of a problem document; its `instance` is serving's own."""
-
-    status: int
-    detail: str
-    code: str | None = None
-    errors: tuple[_Field, ...] = ()
+from api.serving import Refusal
+from core.errors import FieldError, Problem
 
 
 class _Line(BaseModel):
-    error: _Document
-
-
-_JSON = TypeAdapter(_Document)
+    error: Refusal
 
 
 def problem_of(response: httpx2.Response, body: InferRequest, *, is_form: bool) -> Problem:
     """Turn a refusal, read whole, into ours; what is no problem document is `Unavailable`."""
-    try:
-        document = _JSON.validate_json(response.content)
-    except ValidationError:
-        return Unavailable(f"Serving answered {response.status_code} without a reason; GET /readyz tells more.")
-    return _problem(document, body, is_form=is_form)
+    return serving.problem_of(response, partial(_renamed, body=body, is_form=is_form))
 
 
 def problem_of_line(line: object, body: InferRequest, *, is_form: bool) -> Problem:
     """Turn the last line of a stream that broke off, `{"error": {...}}`, into a problem."""
     try:
-        document = _Line.model_validate(line).error
+        refusal = _Line.model_validate(line).error
     except ValidationError:
-        return unreadable()
-    return _problem(document, body, is_form=is_form)
+        return serving.unreadable()
+    return serving.as_problem(refusal, partial(_renamed, body=body, is_form=is_form))
 
 
-def _problem(document: _Document, body: InferRequest, *, is_form: bool) -> Problem:
-    if document.status == HTTPStatus.INTERNAL_SERVER_ERROR:
-        return Unavailable(document.detail)
-    detail, errors = document.detail, []
-    for field in document.errors:
-        pointer, sentence = _pointer(field.pointer, body), field.detail
-        picture = re.fullmatch(r"#/images/([0-9]+)", pointer)
-        if is_form and picture is not None:
-            sentence = f"Picture {int(picture[1]) + 1} of the field image: {sentence}"
-        detail = detail.replace(field.pointer, pointer).replace(field.detail, sentence)
-        errors.append(FieldError(pointer=pointer, detail=sentence))
-    extra = {} if document.code is None else {"code": document.code}
-    return _KINDS.get(document.status, Unavailable)(detail, errors=tuple(errors), **extra)
+def _renamed(field: FieldError, *, body: InferRequest, is_form: bool) -> FieldError:
+    pointer = _pointer(field.pointer, body)
+    picture = re.fullmatch(r"#/images/([0-9]+)", pointer)
+    if is_form and picture is not None:
+        return FieldError(pointer=pointer, detail=f"Picture {int(picture[1]) + 1} of the field image: {field.detail}")
+    return FieldError(pointer=pointer, detail=field.detail)
 
 
 def _pointer(pointer: str, body: InferRequest) -> str:

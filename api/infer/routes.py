@@ -13,6 +13,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 from fastapi.sse import EventSourceResponse, format_sse_event
 
+from api import serving
 from api.documents import problems
 from api.infer import forms, refusals, service
 from api.infer.schemas import InferAnswer, InferRequest
@@ -57,7 +58,7 @@ async def infer(request: Request, services: ServicesDep, project: ProjectDep) ->
         if not response.is_success or not body.stream:
             return await _whole(response, call)
     except httpx2.HTTPError as error:
-        raise service.unreachable(error) from error
+        raise serving.unreachable(error) from error
     return EventSourceResponse(_deltas(response, call), headers={"X-Accel-Buffering": "no"})
 
 
@@ -80,7 +81,7 @@ async def _whole(response: httpx2.Response, call: _Call) -> Response:
     try:
         generated = response.json()
     except ValueError as error:
-        raise service.unreadable() from error
+        raise serving.unreadable() from error
     return JSONResponse(service.answer(call.target, generated).model_dump(mode="json"))
 
 
@@ -104,7 +105,7 @@ async def _deltas(response: httpx2.Response, call: _Call) -> AsyncIterator[bytes
         async for line in response.aiter_lines():
             yield _event(line, call)
     except httpx2.HTTPError as error:
-        yield _error_event(service.unreachable(error), call)
+        yield _error_event(serving.unreachable(error), call)
     except Problem as problem:
         yield _error_event(problem, call)
     finally:
@@ -115,7 +116,7 @@ def _event(line: str, call: _Call) -> bytes:
     try:
         item = json.loads(line)
     except ValueError as error:
-        raise service.unreadable() from error
+        raise serving.unreadable() from error
     if isinstance(item, dict) and isinstance(item.get("delta"), str):
         return format_sse_event(event="delta", data_str=json.dumps({"delta": item["delta"]}))
     if isinstance(item, dict) and "text" in item:

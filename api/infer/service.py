@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from typing import Any
 
-import httpx2
 from pydantic import ValidationError
 
 from api.adapters.routes import find_adapter
 from api.infer.schemas import InferAnswer, InferRequest
 from api.services import Services
-from core.errors import Conflict, NotFound, Problem, Unavailable
+from api.serving import unreadable
+from core.errors import Conflict, NotFound
 from core.ids import Prefix, new_id
 from models.states import AdapterState
 from vlm import catalog
@@ -28,15 +28,20 @@ def resolve(services: Services, body: InferRequest, *, project: str) -> Target:
     """Find what is asked for, or refuse with 404 (unknown) or 409 (not ready)."""
     if body.adapter is None:
         assert body.model is not None
-        if not catalog.is_known(body.model):
-            known = ", ".join(entry.id for entry in catalog.CATALOG)
-            raise NotFound(f"There is no base model {body.model!r}. Known are {known}, Hub ids and local folders.")
+        check_base(body.model)
         return Target(base=body.model, adapter_id=None, reference=None)
     adapter = find_adapter(services, body.adapter, project)
     if adapter.state is not AdapterState.READY:
         raise Conflict(f"The adapter {adapter.id} is {adapter.state}; only a ready one can answer.")
     reference = {"key": adapter.prefix, "sha256": adapter.sha256}
     return Target(base=adapter.base_model, adapter_id=adapter.id, reference=reference)
+
+
+def check_base(name: str) -> None:
+    """Refuse a base model that there is not."""
+    if not catalog.is_known(name):
+        known = ", ".join(entry.id for entry in catalog.CATALOG)
+        raise NotFound(f"There is no base model {name!r}. Known are {known}, Hub ids and local folders.")
 
 
 def generate_body(body: InferRequest, target: Target) -> dict[str, Any]:
@@ -61,13 +66,3 @@ def answer(target: Target, generated: object) -> InferAnswer:
         return InferAnswer.model_validate({**generated, **own})
     except ValidationError as error:
         raise unreadable() from error
-
-
-def unreadable() -> Problem:
-    """Say that something answers where serving should be."""
-    return Unavailable("Serving answered with something that is no answer; GET /readyz tells more.")
-
-
-def unreachable(error: httpx2.HTTPError) -> Problem:
-    """Say that serving does not answer."""
-    return Unavailable(f"Serving does not answer ({type(error).__name__}); GET /readyz tells more.")

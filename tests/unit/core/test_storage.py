@@ -96,3 +96,17 @@ def test_the_start_of_an_object_is_all_of_a_shorter_one(storage):
     assert storage.read_start("a", 100) == b"abcdef"
     with pytest.raises(WorkFailed, match="not in the store"):
         storage.read_start("b", 3)
+
+
+def test_an_opened_object_is_read_where_one_looks(storage):
+    storage.put_bytes("a/b", bytes(range(256)))
+    with storage.open("a/b") as stream:
+        assert stream.seek(-6, 2) == 250
+        assert stream.read() == bytes(range(250, 256))
+        stream.seek(10)
+        assert (stream.read(3), stream.tell()) == (b"\n\x0b\x0c", 13)
+
+
+def test_an_object_that_is_not_there_cannot_be_opened(storage):
+    with pytest.raises(WorkFailed, match="a/b is not in the store"):
+        storage.open("a/b")

@@ -1,0 +1,188 @@
+"""`/datasets/{id}/preview`: what a base model sees of one row. Serving computes it; the row is found here."""
+
+from typing import Annotated, Any, TypeVar
+
+import httpx2
+from fastapi import APIRouter, Query
+from fastapi.concurrency import run_in_threadpool
+from pydantic import BaseModel, Field, ValidationError
+
+from api import serving
+from api.documents import problems
+from api.infer.service import check_base
+from api.services import ProjectDep, Services, ServicesDep
+from api.text import Plain, is_id, said
+from core.errors import Busy, Conflict, FieldError, NotFound, TimedOut, Unavailable
+from models import dataset as datasets
+from models.dataset import Dataset, image_key
+from models.states import DatasetState, dataset_state
+from training.spec import ImageOptions
+from vlm.conversation import Example, Split
+from vlm.lookup import look_up
+
+Answer = TypeVar("Answer", bound=BaseModel)
+
+router = APIRouter(prefix="/datasets", tags=["datasets"])
+
+
+class PreviewQuery(ImageOptions):
+    """Which row is asked for, the base that would be trained on it, and the image options of the job."""
+
+    base_model: Plain = Field(max_length=500, description="as in POST /jobs")
+    row: int = Field(ge=1, lt=2**63, description="as in the report: the line of its file, from 1")
+    occurrence: int = Field(1, ge=1, lt=2**31, description="which of several files that have a row of this number")
+
+
+class PreviewToken(BaseModel):
+    """A token. Image features that follow each other are one item of `count`; any other token has a count of 1."""
+
+    id: int
+    text: str = Field(description="joined, the texts are what the model reads; empty inside of a character of several")
+    learned: bool = Field(description="whether it carries loss")
+    count: int
+
+
+class PreviewPlace(BaseModel):
+    """The place of a tile, from 1."""
+
+    row: int
+    column: int
+
+
+class PreviewTile(BaseModel):
+    """A tile as the model gets it, scaled down to be shown."""
+
+    place: PreviewPlace | None = Field(description="null: the whole image")
+    url: str = Field(description="a data: URL of a WEBP")
+
+
+class PreviewImage(BaseModel):
+    """What an image becomes."""
+
+    width_px: int
+    height_px: int
+    rows: int = Field(description="of the grid; 0: the image is not cut, the whole is all there is")
+    columns: int
+    num_tiles: int = Field(description="the whole included")
+    num_tokens: int = Field(description="those around its tiles included")
+    tiles: list[PreviewTile]
+
+
+class PreviewImageOptions(BaseModel):
+    """How images are cut."""
+
+    longest_edge: int
+    split: bool
+    tile_px: int
+    image_tokens_per_tile: int
+
+
+class PreviewAnswer(BaseModel):
+    """What serving answers: the row as training would take it."""
+
+    text: str = Field(description="the rendered chat template, one <image> for each image")
+    tokens: list[PreviewToken]
+    num_tokens: int
+    num_image_tokens: int = Field(description="those around tiles included")
+    num_learned_tokens: int
+    context_tokens: int = Field(description="the longest sequence that the base model takes")
+    fits: bool
+    refusal: str | None = Field(description="why training would refuse this row")
+    images: list[PreviewImage]
+    is_shortened: bool = Field(description="whether tokens or tiles are left out here; the counts are always whole")
+    image: PreviewImageOptions
+    base_revision: str
+
+
+class PreviewRead(PreviewAnswer):
+    """What a base model sees of one row of a data set."""
+
+    dataset: str
+    base_model: str
+    row: int
+    split: Split = Field(description="of the data set")
+    occurrence: int
+    num_occurrences: int = Field(description="how many files of the upload have a row of this number")
+
+
+@router.get("/{dataset_id}/preview", responses=problems(NotFound, Conflict, Busy, Unavailable, TimedOut))
+async def preview_dataset(
+    dataset_id: str, services: ServicesDep, project: ProjectDep, query: Annotated[PreviewQuery, Query()]
+) -> PreviewRead:
+    """Show what a base model sees of one row: the rendered chat, every token and whether it is learned, the tiles.
+
+    Tokens and their loss come from the code that makes the batches of a training run.
+    """
+    check_base(query.base_model)
+    example, num_occurrences = await run_in_threadpool(_find, services, dataset_id, project, query)
+    image = query.model_dump(include=set(ImageOptions.model_fields))
+    asked = {"base": query.base_model, "row": _body(example, project), "image": image}
+    answer = await ask(services, "/preview", asked, PreviewAnswer)
+    return PreviewRead(
+        **answer.model_dump(),
+        dataset=dataset_id,
+        base_model=query.base_model,
+        row=query.row,
+        split=example.split,
+        occurrence=query.occurrence,
+        num_occurrences=num_occurrences,
+    )
+
+
+def _find(services: Services, dataset_id: str, project: str, query: PreviewQuery) -> tuple[Example, int]:
+    """Return the example, and how many there are of its row."""
+    dataset, digest = find_ready(services, dataset_id, project)
+    with services.storage.open(dataset.records_key(digest)) as stream:
+        lookup = look_up(stream, query.row)
+    num_occurrences = len(lookup.examples)
+    if num_occurrences == 0:
+        raise NotFound(
+            f"The data set {dataset_id} has no row {query.row}: its {dataset.num_examples} examples are of the rows "
+            f"{lookup.first_row} to {lookup.last_row}, without those that were refused."
+        )
+    if query.occurrence > num_occurrences:
+        files = "1 file" if num_occurrences == 1 else f"{num_occurrences} files"
+        raise NotFound(f"Row {query.row} is in {files} of the data set; there is no occurrence {query.occurrence}.")
+    return lookup.examples[query.occurrence - 1], num_occurrences
+
+
+def find_ready(services: Services, dataset_id: str, project: str) -> tuple[Dataset, str]:
+    """Return a ready data set and its digest, or refuse with 404 (unknown) or 409 (not ready)."""
+    with services.database.read() as session:
+        found = datasets.get(session, dataset_id, project=project) if is_id(dataset_id) else None
+    if found is None:
+        raise NotFound(f"There is no data set {dataset_id!r}.")
+    dataset, work = found
+    state = dataset_state(work.state)
+    if state is DatasetState.READY:
+        assert dataset.digest is not None
+        return dataset, dataset.digest
+    why = said(work.failure) if work.failure else f"Wait until GET /datasets/{dataset_id} says ready."
+    raise Conflict(f"The data set {dataset_id} is {state}. {why}", state=state.value)
+
+
+def _body(example: Example, project: str) -> dict[str, Any]:
+    return {
+        "number": example.row,
+        "messages": [message.model_dump(mode="json") for message in example.messages],
+        "images": [{"key": image_key(project, sha256), "sha256": sha256} for sha256 in example.images],
+    }
+
+
+async def ask(services: Services, path: str, asked: dict[str, Any], kind: type[Answer]) -> Answer:
+    """Return what serving answers about a data set."""
+    try:
+        response = await services.serving.post(path, json=asked)
+    except httpx2.HTTPError as error:
+        raise serving.unreachable(error) from error
+    if not response.is_success:
+        raise serving.problem_of(response, _renamed)
+    try:
+        return kind.model_validate_json(response.content)
+    except ValidationError as error:
+        raise serving.unreadable() from error
+
+
+def _renamed(field: FieldError) -> FieldError:
+    """Return where the field stands in our query: the image options are a part of serving's body."""
+    return FieldError(pointer=field.pointer.replace("#/image/", "#/"), detail=field.detail)
