@@ -92,7 +92,7 @@ class ExampleSpool:
 
 
 def _no_training() -> Finding:
-    message = 'every row says "split": "validation", so there is nothing to train on.'
+    message = 'every row that can be used says "split": "validation", so there is nothing to train on.'
     return Finding(rule=Rule.NO_TRAINING, message=message, fix='Mark only some rows with "split": "validation".')
 
 

@@ -4,7 +4,6 @@ import base64
 import binascii
 import hashlib
 import re
-from array import array
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from ingest.drafts import ImageReference
 from ingest.images import VerifiedImage, verify
 from ingest.issues import Finding, ImageRefused, Rule, SourceFault, shown
 from ingest.limits import Limits
+from ingest.pictures import Pictures
 from ingest.sources import Source
 
 _DATA_URL = re.compile(r"data:(?P<mime>[\w.+-]+/[\w.+-]+)?(?:;[\w.+-]+=[^;,]*)*;base64,", re.ASCII | re.IGNORECASE)
@@ -32,17 +32,16 @@ class _Verdict:
 class Gallery:
     """Stores images in a folder and remembers, by hash only, what it has seen."""
 
-    def __init__(self, folder: Path, limits: Limits) -> None:
+    def __init__(self, folder: Path, limits: Limits, pictures: Pictures) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._limits = limits
+        self._pictures = pictures
         self._by_name: dict[str, _Verdict] = {}
         self._by_bytes: dict[bytes, _Verdict] = {}
         self._stored: set[str] = set()
         self._num_missing = 0
         self.stored_bytes = 0
-        self.long_sides_px = array("L")
-        self.short_sides_px = array("L")
 
     @property
     def num_images(self) -> int:
@@ -132,8 +131,7 @@ class Gallery:
             raise SourceFault(Finding(rule=Rule.TOO_MUCH_DATA, message=message, fix="Split it into several data sets."))
         (self._folder / image.sha256).write_bytes(image.data)
         self._stored.add(image.sha256)
-        self.long_sides_px.append(max(image.width_px, image.height_px))
-        self.short_sides_px.append(min(image.width_px, image.height_px))
+        self._pictures.add(image)
 
 
 def _decode(url: str) -> tuple[bytes, str | None]:

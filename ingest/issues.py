@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -12,7 +13,7 @@ SHOWN_CHARS = 80
 
 
 class Severity(StrEnum):
-    """How bad an issue is: an error refuses the row, a warning deserves a look, an info says what was done."""
+    """How bad an issue is: an error makes the row unusable, a warning deserves a look, an info says what was done."""
 
     ERROR = "error"
     WARNING = "warning"
@@ -125,6 +126,19 @@ class Issue(BaseModel):
     message: str
     fix: str
 
+    @classmethod
+    def of(cls, finding: Finding, *, row: int | None = None, file: str | None = None) -> Self:
+        """Return a finding at its row."""
+        return cls(
+            rule=finding.rule,
+            severity=severity_of(finding.rule),
+            row=row,
+            file=file,
+            pointer=finding.pointer,
+            message=finding.message,
+            fix=finding.fix,
+        )
+
     @property
     def sentence(self) -> str:
         """Return the place and the message in one sentence."""
@@ -173,19 +187,8 @@ class IssueLog:
     def add(self, finding: Finding, *, row: int | None = None, file: str | None = None) -> None:
         """Count one finding and list it while its rule's list is not full."""
         self.by_rule[finding.rule] += 1
-        if self.by_rule[finding.rule] > self._max:
-            return
-        self.kept.append(
-            Issue(
-                rule=finding.rule,
-                severity=severity_of(finding.rule),
-                row=row,
-                file=file,
-                pointer=finding.pointer,
-                message=finding.message,
-                fix=finding.fix,
-            )
-        )
+        if self.by_rule[finding.rule] <= self._max:
+            self.kept.append(Issue.of(finding, row=row, file=file))
 
     @property
     def by_severity(self) -> dict[Severity, int]:

@@ -11,8 +11,10 @@ from core.child import Child, run_child
 from core.errors import FailureCode, WorkFailed
 from core.events import Phase, PhaseChanged, Progress
 from ingest.container import Container
+from ingest.issues import Issue
 from ingest.limits import GIB, Limits
 from ingest.report import Report
+from ingest.skipped import OnBadRow
 from ingest.validate import validate
 
 # What a hostile file can make this process take; the bounds on lines and images stay far below.
@@ -28,6 +30,7 @@ class Spec(BaseModel):
     source: Path
     container: Container
     seed: int = 0
+    on_bad_row: OnBadRow = OnBadRow.FAIL
     limits: Limits = Limits()
 
 
@@ -37,6 +40,7 @@ class Outcome(BaseModel):
     num_examples: int
     num_issues: int
     num_errors: int
+    num_skipped: int
     digest: str
     splits: dict[str, int]
     num_images: int
@@ -54,13 +58,16 @@ def work(child: Child) -> dict[str, Any]:
         child.staging,
         seed=spec.seed,
         limits=spec.limits,
+        on_bad_row=spec.on_bad_row,
         on_progress=_Reporter(child).rows_done,
     )
-    if report.first_error is not None:
-        raise _refused(report)
+    if report.refusal is not None:
+        raise _refused(report, report.refusal)
     outcome = _outcome(report)
+    left_out = f", {outcome.num_skipped} rows left out" if outcome.num_skipped else ""
     child.events.log(
-        f"The data set is good: {outcome.num_examples} examples, {outcome.num_images} images, {outcome.num_issues} remarks.",
+        f"The data set is good: {outcome.num_examples} examples, {outcome.num_images} images, "
+        f"{outcome.num_issues} remarks{left_out}.",
         splits=outcome.splits,
     )
     return outcome.model_dump()
@@ -88,6 +95,7 @@ def _outcome(report: Report) -> Outcome:
         num_examples=report.rows.kept,
         num_issues=report.num_issues,
         num_errors=report.num_errors,
+        num_skipped=report.num_skipped,
         digest=report.digest,
         splits={str(split): count for split, count in report.splits.items()},
         num_images=report.statistics.num_images,
@@ -95,9 +103,7 @@ def _outcome(report: Report) -> Outcome:
     )
 
 
-def _refused(report: Report) -> WorkFailed:
-    first = report.first_error
-    assert first is not None
+def _refused(report: Report, first: Issue) -> WorkFailed:
     others = report.num_errors - 1
     more = f" And {others} more error{'s' if others > 1 else ''}." if others else ""
     detail = f"{first.sentence[:1].upper()}{first.sentence[1:]}{more}"

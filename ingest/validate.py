@@ -11,9 +11,11 @@ from ingest.drafts import Draft
 from ingest.examples import ExampleSpool, Written
 from ingest.forms import read_form
 from ingest.gallery import Gallery
-from ingest.issues import Finding, IssueLog, Rule, Severity, SourceFault, shown
+from ingest.issues import Finding, Issue, IssueLog, Rule, SourceFault, shown
 from ingest.limits import Limits
+from ingest.pictures import Pictures
 from ingest.report import Report, Rows, counts_of
+from ingest.skipped import OnBadRow, SkipLog
 from ingest.sources import Source, SourceRow, open_source
 from ingest.statistics import Tally
 from vlm.conversation import IMAGES_FOLDER
@@ -28,12 +30,13 @@ def validate(
     *,
     seed: int = 0,
     limits: Limits | None = None,
+    on_bad_row: OnBadRow = OnBadRow.FAIL,
     on_progress: OnProgress = lambda _done, _total: None,
 ) -> Report:
     """Validate an uploaded file and return the report, which is also written to `out/report.json`.
 
-    Without errors `out` then holds `records.parquet` and `images/<sha256>`, the canonical form. With errors it holds no
-    table. Faults of the data are in the report and raise nothing.
+    Unless the data set is refused, `out` then holds `records.parquet` and `images/<sha256>`, the canonical form; else it
+    holds no table. Faults of the data are in the report and raise nothing.
 
     Args:
         path: the uploaded file.
@@ -41,15 +44,16 @@ def validate(
         out: an existing, empty folder.
         seed: of the split, when the rows name none.
         limits: bounds other than the default.
+        on_bad_row: whether a row with an error refuses the data set or is left out; a fault of a file always refuses.
         on_progress: called with the rows done and about how many there are; what it raises ends the validation.
     """
     with tempfile.TemporaryFile("w+", encoding="utf-8", newline="\n", dir=out) as spool:
-        validation = _Validation(out, spool, seed=seed, limits=limits or Limits())
+        validation = _Validation(out, spool, seed=seed, limits=limits or Limits(), on_bad_row=on_bad_row)
         try:
             with open_source(path, container, validation.limits) as source:
                 validation.read(source, on_progress)
         except SourceFault as fault:
-            validation.log.add(fault.finding, row=fault.row, file=fault.file)
+            validation.refuse(fault.finding, row=fault.row, file=fault.file)
         report = validation.finish(container)
     report.write(out)
     return report
@@ -58,14 +62,18 @@ def validate(
 class _Validation:
     """One run over one file: what was counted so far."""
 
-    def __init__(self, out: Path, spool: IO[str], *, seed: int, limits: Limits) -> None:
+    def __init__(self, out: Path, spool: IO[str], *, seed: int, limits: Limits, on_bad_row: OnBadRow) -> None:
         self.limits = limits
-        self.log = IssueLog(limits.max_kept_per_rule)
+        self._log = IssueLog(limits.max_kept_per_rule)
+        self._on_bad_row = on_bad_row
+        self._skipped = SkipLog()
+        self._refusal: Issue | None = None
         self._out = out
         self._seed = seed
         self._spool_file = spool
         self._spool = ExampleSpool(spool, seed=seed)
-        self._gallery = Gallery(out / IMAGES_FOLDER, limits)
+        self._pictures = Pictures()
+        self._gallery = Gallery(out / IMAGES_FOLDER, limits, self._pictures)
         self._tally = Tally()
         self._num_read = 0
         self._num_refused = 0
@@ -83,20 +91,28 @@ class _Validation:
             on_progress(self._num_read, total)
         self._report_unused(source)
 
+    def refuse(self, finding: Finding, *, row: int | None = None, file: str | None = None) -> None:
+        """Report what refuses the data set as a whole."""
+        self._log.add(finding, row=row, file=file)
+        self._refusal = self._refusal or Issue.of(finding, row=row, file=file)
+
     def finish(self, container: Container) -> Report:
-        """Look at the whole, write the table if nothing is wrong, and return the report."""
+        """Look at the whole, write the table unless the data set is refused, and return the report."""
         self._check_count()
-        written = self._write() if not self._has_errors() else None
+        written = self._write() if self._refusal is None else None
         return Report(
             container=container,
             seed=self._seed,
+            on_bad_row=self._on_bad_row,
             rows=Rows(read=self._num_read, kept=len(self._spool), refused=self._num_refused),
-            issues=self.log.kept,
-            counts=counts_of(self.log),
+            refusal=self._refusal,
+            skipped=self._skipped.listed(),
+            issues=self._log.kept,
+            counts=counts_of(self._log),
             statistics=self._tally.statistics(
-                long_sides_px=self._gallery.long_sides_px,
-                short_sides_px=self._gallery.short_sides_px,
-                images_bytes=self._gallery.stored_bytes,
+                long_sides_px=self._pictures.long_sides_px,
+                short_sides_px=self._pictures.short_sides_px,
+                images_bytes=self._pictures.stored_bytes,
             ),
             splits=written.splits if written else None,
             digest=written.digest if written else None,
@@ -106,14 +122,12 @@ class _Validation:
         findings: list[Finding] = []
         splits = self._spool.choose(findings)
         for finding in findings:
-            self.log.add(finding)
-        if self._has_errors():
+            self._say(finding, is_fatal=finding.is_error)
+        if self._refusal is not None:
             return None
+        self._pictures.delete_unused(self._out / IMAGES_FOLDER)
         self._spool_file.seek(0)
         return self._spool.write(self._out, self._spool_file, splits)
-
-    def _has_errors(self) -> bool:
-        return self.log.by_severity[Severity.ERROR] > 0
 
     def _take(self, row: SourceRow, source: Source) -> None:
         findings = list(row.findings)
@@ -123,12 +137,31 @@ class _Validation:
             findings.extend(check_draft(draft, findings, self.limits))
             images = self._images(draft, findings, source, beside=row.file)
         if draft is None or any(finding.is_error for finding in findings):
-            self._num_refused += not row.is_remark
+            self._leave_out(row, findings)
         else:
+            for sha256 in images:
+                self._pictures.use(sha256, example=len(self._spool))
             findings.extend(self._spool.add(draft, tuple(images), row=row.row, file=row.file))
             self._tally.add(draft, len(images))
+        is_fatal = self._on_bad_row is OnBadRow.FAIL
         for finding in filter(self._is_news, findings):
-            self.log.add(finding, row=row.row, file=row.file)
+            self._say(finding, row=row.row, file=row.file, is_fatal=is_fatal and finding.is_error)
+
+    def _leave_out(self, row: SourceRow, findings: list[Finding]) -> None:
+        if row.is_remark:
+            return
+        self._num_refused += 1
+        if self._on_bad_row is OnBadRow.SKIP:
+            broken = (finding.rule for finding in findings if finding.is_error)
+            self._skipped.add(broken, row=row.row, file=row.file)
+
+    def _say(
+        self, finding: Finding, *, is_fatal: bool = False, row: int | None = None, file: str | None = None
+    ) -> None:
+        if is_fatal:
+            self.refuse(finding, row=row, file=file)
+        else:
+            self._log.add(finding, row=row, file=file)
 
     def _images(self, draft: Draft, findings: list[Finding], source: Source, *, beside: str | None) -> list[str]:
         references = draft.references[: self.limits.max_images]
@@ -147,16 +180,20 @@ class _Validation:
     def _report_unused(self, source: Source) -> None:
         if unused := self._gallery.unused(source):
             message = f"{len(unused)} files of the zip are named by no row, such as {shown(unused[0])}."
-            self.log.add(Finding(rule=Rule.UNUSED_FILES, message=message, fix="Nothing; they are not stored."))
+            self._log.add(Finding(rule=Rule.UNUSED_FILES, message=message, fix="Nothing; they are not stored."))
 
     def _check_count(self) -> None:
-        if self._num_read == 0 and not self._has_errors():
+        num_left = self._num_read - len(self._skipped)
+        if self._num_read == 0 and self._refusal is None:
             message, fix = "there are no rows.", "Write one JSON object per line, one line per example."
-            self.log.add(Finding(rule=Rule.NO_ROWS, message=message, fix=fix))
-        elif 0 < self._num_read < self.limits.min_rows:
-            message = f"there are only {self._num_read} rows."
+            self.refuse(Finding(rule=Rule.NO_ROWS, message=message, fix=fix))
+        elif num_left == 0 and self._refusal is None:
+            message = f"all {self._num_read} rows were skipped, so there is nothing to train on."
+            self.refuse(Finding(rule=Rule.NO_TRAINING, message=message, fix="Mend the rows as their issues say."))
+        elif 0 < num_left < self.limits.min_rows:
+            message = f"there are only {num_left} rows."
             fix = f"Enough for a trial; {self.limits.min_rows} or more give something to measure."
-            self.log.add(Finding(rule=Rule.FEW_ROWS, message=message, fix=fix))
+            self._log.add(Finding(rule=Rule.FEW_ROWS, message=message, fix=fix))
 
 
 def _too_many_rows(limits: Limits) -> Finding:

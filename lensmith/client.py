@@ -92,11 +92,14 @@ class Datasets:
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
-    def upload(self, file: Path | str, *, name: str | None = None) -> Dataset:
-        """Upload a zip, JSONL or Parquet file; it is validated in the background (`wait`)."""
+    def upload(self, file: Path | str, *, name: str | None = None, on_bad_row: str | None = None) -> Dataset:
+        """Upload a zip, JSONL or Parquet file; it is validated in the background (`wait`).
+
+        `on_bad_row`: `fail` (the default) refuses a set with a bad row, `skip` leaves such rows out.
+        """
         path = Path(file)
+        fields = {key: value for key, value in (("name", name), ("on_bad_row", on_bad_row)) if value}
         with path.open("rb") as stream:
-            fields = {"name": name} if name else {}
             return Dataset.model_validate(
                 self._transport.post("/datasets", data=fields, files={"file": (path.name, stream)})
             )

@@ -66,16 +66,23 @@ def speaks_http(command: Callable[P, T], *, refuses_data: bool = False) -> Calla
 def upload_dataset(
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="zip, JSONL or Parquet")],
     name: Annotated[str | None, typer.Option(help="what to call it")] = None,
+    *,
+    skip_bad_rows: Annotated[
+        bool, typer.Option("--skip-bad-rows", help="leave them out; the report lists them")
+    ] = False,
 ) -> None:
     """Upload a data set and wait for its validation; exit status 3 when it is refused."""
+    on_bad_row = "skip" if skip_bad_rows else None
     with Client() as client, err.status("uploading and validating"):
-        dataset = client.datasets.wait(client.datasets.upload(file, name=name).id)
+        dataset = client.datasets.wait(client.datasets.upload(file, name=name, on_bad_row=on_bad_row).id)
     if dataset.failure is not None:
         _complain(f"{dataset.failure.detail} {dataset.failure.remedy}")
         if dataset.failure.code != "bad_data":
             raise typer.Exit(1)
         err.print(f"  every issue: lensmith datasets report {dataset.id}")
         raise typer.Exit(DATA_REFUSED)
+    if dataset.num_skipped:
+        err.print(f"  {dataset.num_skipped} rows were left out, listed by: lensmith datasets report {dataset.id}")
     _print(dataset)
 
 

@@ -21,11 +21,13 @@ class Dataset(SQLModel, table=True):
     name: str = Field(max_length=200)
     filename: str = Field(max_length=255)
     container: str = Field(max_length=16)
+    on_bad_row: str = Field(default="fail", max_length=16)
     upload_sha256: str = Field(max_length=64)
     upload_bytes: int = Field(sa_type=sa.BigInteger)
     digest: str | None = Field(default=None, max_length=64)
     num_examples: int | None = None
     num_issues: int | None = None
+    num_skipped: int | None = None
     num_images: int | None = None
     splits: dict[str, int] | None = Field(default=None, sa_type=sa.JSON)
     report_fence: int | None = Field(default=None, description="the attempt whose report counts; none yet: null")

@@ -29,7 +29,12 @@ class Validation:
         dataset = self._load(claim)
         source = staging / "upload"
         self._rooms.storage.fetch(dataset.upload_key, source)
-        return {"source": str(source), "container": dataset.container, "seed": SPLIT_SEED}
+        return {
+            "source": str(source),
+            "container": dataset.container,
+            "seed": SPLIT_SEED,
+            "on_bad_row": dataset.on_bad_row,
+        }
 
     def publish(self, claim: Claim, staging: Path, result: dict[str, Any]) -> Apply:
         """Store images (each distinct one once), the table and the report."""
@@ -48,6 +53,7 @@ class Validation:
                 digest=result["digest"],
                 num_examples=result["num_examples"],
                 num_issues=result["num_issues"],
+                num_skipped=result["num_skipped"],
                 num_images=result["num_images"],
                 splits=result["splits"],
                 report_fence=claim.fence,

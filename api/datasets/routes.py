@@ -5,11 +5,13 @@ from pathlib import PurePosixPath
 from typing import Annotated
 
 from fastapi import APIRouter, File, Form, Request, Response, UploadFile
+from fastapi.responses import StreamingResponse
 from sqlalchemy.exc import DataError, IntegrityError
 from sqlmodel import Session
 
 from api.datasets.schemas import DatasetRead, read_dataset
 from api.documents import problems
+from api.downloads import begun
 from api.idempotency import Answer, KeyHeader, fingerprint, once
 from api.listing import Cursor, Limit, Page, paged
 from api.services import ProjectDep, Services, ServicesDep
@@ -20,6 +22,7 @@ from core.queue import Queue
 from core.settings import Settings
 from core.storage import Stored
 from ingest.container import sniff
+from ingest.skipped import OnBadRow
 from models import dataset as datasets
 from models import event, schema
 from models.dataset import Dataset
@@ -49,6 +52,9 @@ def create_dataset(
     project: ProjectDep,
     file: Annotated[UploadFile, File(description="a zip of images and *.jsonl, a bare JSONL, or Parquet")],
     name: Annotated[Name | None, Form()] = None,
+    on_bad_row: Annotated[
+        OnBadRow, Form(description="`skip` leaves rows with errors out; the report lists every one")
+    ] = OnBadRow.FAIL,
     key: KeyHeader = None,
 ) -> Response:
     """Take a file and have a worker validate it. A container that cannot be taken is refused here, its content later."""
@@ -65,6 +71,7 @@ def create_dataset(
         name=name or os.path.splitext(filename)[0][:NAME_CHARS] or "dataset",  # noqa: PTH122 - a name, not a path
         filename=filename,
         container=container.value,
+        on_bad_row=on_bad_row.value,
         upload_sha256=stored.sha256,
         upload_bytes=stored.size_bytes,
     )
@@ -74,7 +81,7 @@ def create_dataset(
             request,
             project=project,
             key=key,
-            content=fingerprint(stored.sha256, dataset.name),
+            content=fingerprint(stored.sha256, dataset.name, dataset.on_bad_row),
             make=lambda session: _create(session, dataset),
         )
     except (Problem, IntegrityError, DataError):  # surely nothing was committed; after a lost connection, who knows
@@ -102,8 +109,8 @@ def get_dataset_report(dataset_id: str, services: ServicesDep, project: ProjectD
     """Show everything that validation found: each issue with its row, its pointer and what to do, and the statistics."""
     dataset, work = _find(services, dataset_id, project)
     if dataset.report_fence is not None:
-        key = dataset.report_key(dataset.report_fence)
-        return Response(services.storage.read(key), media_type="application/json")
+        chunks = begun(services.storage.chunks(dataset.report_key(dataset.report_fence)))
+        return StreamingResponse(chunks, media_type="application/json")
     if work.failure is not None:
         raise Conflict(f"There is no report, because the validation did not end: {said(work.failure)}")
     raise Conflict(f"The data set is still {read_dataset(dataset, work).state}; its report comes at the end.")

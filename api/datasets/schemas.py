@@ -5,6 +5,7 @@ from datetime import datetime
 from pydantic import BaseModel, Field
 
 from core.errors import FailureCode
+from ingest.skipped import OnBadRow
 from models.dataset import Dataset
 from models.states import DatasetState, dataset_state
 from models.work import Work
@@ -36,12 +37,14 @@ class DatasetRead(BaseModel):
     failure: DatasetFailure | None
     filename: str
     container: str
+    on_bad_row: OnBadRow
     size_bytes: int = Field(description="of the file as it was uploaded")
     sha256: str = Field(description="of the file as it was uploaded")
     digest: str | None = Field(description="of the content, independent of how it was packed")
     num_examples: int | None
     num_images: int | None = Field(description="distinct images")
     num_issues: int | None
+    num_skipped: int | None = Field(description="rows that were left out; the report lists every one")
     splits: dict[str, int] | None
     progress: DatasetProgress | None
     created_at: datetime
@@ -67,10 +70,12 @@ _SAME_NAMES = {
     "name",
     "filename",
     "container",
+    "on_bad_row",
     "digest",
     "num_examples",
     "num_images",
     "num_issues",
+    "num_skipped",
     "splits",
     "created_at",
 }

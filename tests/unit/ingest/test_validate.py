@@ -169,7 +169,7 @@ def test_several_files_of_rows_are_read_in_the_order_of_their_names(make, check,
 def test_blank_lines_count_but_are_no_rows(make, check):
     files = {f"images/{i}.png": make.image(i) for i in range(20)}
     report = check(make.zip(files | {"a.jsonl": b"\n\r\n" + make.lines(make.rows(20)) + b"\n{\n"}))
-    assert (report.rows.read, report.first_error.row) == (21, 24)
+    assert (report.rows.read, report.refusal.row) == (21, 24)
 
 
 def test_a_zip_of_one_folder_finds_images_beside_its_rows(make, check):
