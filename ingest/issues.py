@@ -67,7 +67,11 @@ class Rule(StrEnum):
     NO_ROWS = "no_rows"
     FEW_ROWS = "few_rows"
     DUPLICATE_EXAMPLE = "duplicate_example"
+    NEAR_DUPLICATE_EXAMPLE = "near_duplicate_example"
+    NEAR_DUPLICATE_IMAGE = "near_duplicate_image"
+    LABEL_IMBALANCE = "label_imbalance"
     SPLIT_LEAK = "split_leak"
+    NEAR_SPLIT_LEAK = "near_split_leak"
     NO_TRAINING = "no_training"
     NO_VALIDATION = "no_validation"
 
@@ -84,7 +88,11 @@ _LIGHTER = {
     Rule.UNUSED_FILES: Severity.INFO,
     Rule.FEW_ROWS: Severity.WARNING,
     Rule.DUPLICATE_EXAMPLE: Severity.WARNING,
+    Rule.NEAR_DUPLICATE_EXAMPLE: Severity.WARNING,
+    Rule.NEAR_DUPLICATE_IMAGE: Severity.WARNING,
+    Rule.LABEL_IMBALANCE: Severity.WARNING,
     Rule.SPLIT_LEAK: Severity.WARNING,
+    Rule.NEAR_SPLIT_LEAK: Severity.WARNING,
     Rule.NO_VALIDATION: Severity.WARNING,
 }
 

@@ -13,7 +13,8 @@ from ingest.forms import read_form
 from ingest.gallery import Gallery
 from ingest.issues import Finding, Issue, IssueLog, Rule, SourceFault, shown
 from ingest.limits import Limits
-from ingest.pictures import Pictures
+from ingest.overview import label_imbalance, look_alike, near_duplicate
+from ingest.pictures import Lookalike, Pictures
 from ingest.report import Report, Rows, counts_of
 from ingest.skipped import OnBadRow, SkipLog
 from ingest.sources import Source, SourceRow, open_source
@@ -47,8 +48,11 @@ def validate(
         on_bad_row: whether a row with an error refuses the data set or is left out; a fault of a file always refuses.
         on_progress: called with the rows done and about how many there are; what it raises ends the validation.
     """
-    with tempfile.TemporaryFile("w+", encoding="utf-8", newline="\n", dir=out) as spool:
-        validation = _Validation(out, spool, seed=seed, limits=limits or Limits(), on_bad_row=on_bad_row)
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8", newline="\n", dir=out) as spool,
+        tempfile.TemporaryFile(dir=out) as thumbnails,
+    ):
+        validation = _Validation(out, spool, thumbnails, seed=seed, limits=limits or Limits(), on_bad_row=on_bad_row)
         try:
             with open_source(path, container, validation.limits) as source:
                 validation.read(source, on_progress)
@@ -62,7 +66,16 @@ def validate(
 class _Validation:
     """One run over one file: what was counted so far."""
 
-    def __init__(self, out: Path, spool: IO[str], *, seed: int, limits: Limits, on_bad_row: OnBadRow) -> None:
+    def __init__(
+        self,
+        out: Path,
+        spool: IO[str],
+        thumbnails: IO[bytes],
+        *,
+        seed: int,
+        limits: Limits,
+        on_bad_row: OnBadRow,
+    ) -> None:
         self.limits = limits
         self._log = IssueLog(limits.max_kept_per_rule)
         self._on_bad_row = on_bad_row
@@ -72,7 +85,7 @@ class _Validation:
         self._seed = seed
         self._spool_file = spool
         self._spool = ExampleSpool(spool, seed=seed)
-        self._pictures = Pictures()
+        self._pictures = Pictures(thumbnails)
         self._gallery = Gallery(out / IMAGES_FOLDER, limits, self._pictures)
         self._tally = Tally()
         self._num_read = 0
@@ -98,8 +111,16 @@ class _Validation:
 
     def finish(self, container: Container) -> Report:
         """Look at the whole, write the table unless the data set is refused, and return the report."""
+        statistics = self._tally.statistics(
+            long_sides_px=self._pictures.long_sides_px,
+            short_sides_px=self._pictures.short_sides_px,
+            images_bytes=self._pictures.stored_bytes,
+        )
         self._check_count()
-        written = self._write() if self._refusal is None else None
+        for finding in label_imbalance(statistics.labels):
+            self._log.add(finding)
+        alike = self._compare()
+        written = self._write(alike) if self._refusal is None else None
         return Report(
             container=container,
             seed=self._seed,
@@ -109,18 +130,28 @@ class _Validation:
             skipped=self._skipped.listed(),
             issues=self._log.kept,
             counts=counts_of(self._log),
-            statistics=self._tally.statistics(
-                long_sides_px=self._pictures.long_sides_px,
-                short_sides_px=self._pictures.short_sides_px,
-                images_bytes=self._pictures.stored_bytes,
-            ),
+            statistics=statistics,
             splits=written.splits if written else None,
             digest=written.digest if written else None,
         )
 
-    def _write(self) -> Written | None:
+    def _compare(self) -> list[Lookalike]:
+        """Report what is nearly the same, each image and each example once, and return the images that look alike."""
+        places, alike = self._spool.places, self._pictures.lookalikes()
+        gravest = {found.sha256: found for found in sorted(alike, key=lambda found: (found.is_leak, -found.earlier))}
+        for found in sorted(gravest.values(), key=lambda found: found.example):
+            self._report_at(found.example, look_alike(found, places.shown(found.earlier)))
+        for example, earlier in self._spool.near_duplicates():
+            self._report_at(example, near_duplicate(places.shown(earlier)))
+        return alike
+
+    def _report_at(self, example: int, finding: Finding) -> None:
+        row, file = self._spool.places.of(example)
+        self._log.add(finding, row=row, file=file)
+
+    def _write(self, alike: list[Lookalike]) -> Written | None:
         findings: list[Finding] = []
-        splits = self._spool.choose(findings)
+        splits = self._spool.choose(findings, [(found.sha256, found.earlier_sha256) for found in alike])
         for finding in findings:
             self._say(finding, is_fatal=finding.is_error)
         if self._refusal is not None:
@@ -139,8 +170,9 @@ class _Validation:
         if draft is None or any(finding.is_error for finding in findings):
             self._leave_out(row, findings)
         else:
-            for sha256 in images:
-                self._pictures.use(sha256, example=len(self._spool))
+            number, split = len(self._spool), draft.split or "train"
+            for image, sha256 in zip(draft.references, images, strict=True):
+                self._pictures.use(sha256, example=number, pointer=image.pointer, split=split)
             findings.extend(self._spool.add(draft, tuple(images), row=row.row, file=row.file))
             self._tally.add(draft, len(images))
         is_fatal = self._on_bad_row is OnBadRow.FAIL

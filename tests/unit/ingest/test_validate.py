@@ -256,7 +256,7 @@ def test_rows_marked_train_stay_there_when_we_choose(make, check, tmp_path):
 
 
 def test_rows_that_share_an_image_go_to_the_same_split(make, check, tmp_path):
-    rows = [{"image": f"{i // 4}.png", "question": str(i), "answer": "x"} for i in range(80)]
+    rows = [{"image": f"{i // 4}.png", "question": str(i), "answer": "xyz"[i % 3]} for i in range(80)]
     files = {f"{i}.png": make.image(i) for i in range(20)}
     report = _clean(check(make.zip(files | {"a.jsonl": make.lines(rows)})))
     sides = {(example.images[0], example.split) for example in _examples(tmp_path)}
