@@ -116,6 +116,10 @@ class Datasets:
         """Return the report of a validation."""
         return dict(self._transport.get(f"/datasets/{dataset_id}/report"))
 
+    def download(self, dataset_id: str, to: Path | str) -> Path:
+        """Download the data set without its refused rows as a zip that can be uploaded; return where it lies."""
+        return _download(self._transport, f"/datasets/{dataset_id}/download", Path(to))
+
     def wait(self, dataset_id: str) -> Dataset:
         """Wait until the validation has ended; look at `state`."""
         return _wait(lambda: self.get(dataset_id), lambda dataset: dataset.state != "validating")
@@ -195,12 +199,15 @@ class Adapters:
 
     def download(self, adapter_id: str, to: Path | str) -> Path:
         """Download the adapter's folder as a zip that PEFT loads; return where it lies."""
-        target = Path(to)
-        partial = target.with_name(f"{target.name}.part")
-        with self._transport.stream(f"/adapters/{adapter_id}/download") as response, partial.open("wb") as out:
-            for chunk in response.iter_bytes():
-                out.write(chunk)
-        return partial.replace(target)
+        return _download(self._transport, f"/adapters/{adapter_id}/download", Path(to))
+
+
+def _download(transport: Transport, path: str, target: Path) -> Path:
+    partial = target.with_name(f"{target.name}.part")
+    with transport.stream(path) as response, partial.open("wb") as out:
+        for chunk in response.iter_bytes():
+            out.write(chunk)
+    return partial.replace(target)
 
 
 def _all(transport: Transport, path: str, kind: type[R], **params: Any) -> Iterator[R]:

@@ -110,6 +110,16 @@ def report_dataset(dataset_id: str) -> None:
         out.print_json(json.dumps(client.datasets.report(dataset_id)))
 
 
+@datasets.command("download")
+@speaks_http
+def download_dataset(
+    dataset_id: str, to: Annotated[Path | None, typer.Option(help="the zip to write [default: <id>.zip]")] = None
+) -> None:
+    """Download a data set, repaired and without its refused rows, as a zip that can be uploaded."""
+    with Client() as client:
+        typer.echo(client.datasets.download(dataset_id, to or Path(f"{dataset_id}.zip")))
+
+
 @jobs.command("create")
 @speaks_http
 def create_job(

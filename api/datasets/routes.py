@@ -1,7 +1,9 @@
 """`/datasets`."""
 
 import os
-from pathlib import PurePosixPath
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 from typing import Annotated
 
 from fastapi import APIRouter, File, Form, Request, Response, UploadFile
@@ -11,23 +13,25 @@ from sqlmodel import Session
 
 from api.datasets.schemas import DatasetRead, read_dataset
 from api.documents import problems
-from api.downloads import begun
+from api.downloads import begun, zipped
 from api.idempotency import Answer, KeyHeader, fingerprint, once
 from api.listing import Cursor, Limit, Page, paged
 from api.services import ProjectDep, Services, ServicesDep
 from api.text import NAME_CHARS, Name, is_control, is_id, said
-from core.errors import Conflict, NotFound, Problem, TooLarge
+from core.errors import Conflict, NotFound, Problem, TooLarge, Unavailable
 from core.ids import Prefix, new_id
 from core.queue import Queue
 from core.settings import Settings
-from core.storage import Stored
+from core.storage import Storage, Stored
 from ingest.container import sniff
+from ingest.repaired import members
 from ingest.skipped import OnBadRow
 from models import dataset as datasets
 from models import event, schema
-from models.dataset import Dataset
-from models.states import Kind
+from models.dataset import Dataset, image_key
+from models.states import DatasetState, Kind
 from models.work import Work
+from vlm.conversation import RECORDS_FILE
 
 
 def make_router(settings: Settings) -> APIRouter:
@@ -43,6 +47,12 @@ def make_router(settings: Settings) -> APIRouter:
     router.get("")(list_datasets)
     router.get("/{dataset_id}", responses=problems(NotFound))(get_dataset)
     router.get("/{dataset_id}/report", responses=problems(NotFound, Conflict))(get_dataset_report)
+    router.get(
+        "/{dataset_id}/download",
+        response_class=StreamingResponse,
+        responses=problems(NotFound, Conflict, Unavailable)
+        | {200: {"content": {"application/zip": {}}, "description": "pictures and data.jsonl, zipped"}},
+    )(download_dataset)
     return router
 
 
@@ -114,6 +124,23 @@ def get_dataset_report(dataset_id: str, services: ServicesDep, project: ProjectD
     if work.failure is not None:
         raise Conflict(f"There is no report, because the validation did not end: {said(work.failure)}")
     raise Conflict(f"The data set is still {read_dataset(dataset, work).state}; its report comes at the end.")
+
+
+def download_dataset(dataset_id: str, services: ServicesDep, project: ProjectDep) -> StreamingResponse:
+    """Download the data set repaired: a zip of its good rows and their images, which can be uploaded as it is."""
+    dataset, work = _find(services, dataset_id, project)
+    state = read_dataset(dataset, work).state
+    if state is not DatasetState.READY or dataset.digest is None:
+        raise Conflict(f"The data set is {state}; only a ready one can be downloaded.")
+    headers = {"Content-Disposition": f'attachment; filename="{dataset.id}.zip"'}
+    chunks = begun(zipped(_members(services.storage, dataset, dataset.digest)))
+    return StreamingResponse(chunks, media_type="application/zip", headers=headers)
+
+
+def _members(storage: Storage, dataset: Dataset, digest: str) -> Iterator[tuple[str, Iterator[bytes]]]:
+    with tempfile.TemporaryDirectory() as folder:
+        storage.fetch(dataset.records_key(digest), Path(folder) / RECORDS_FILE)
+        yield from members(Path(folder), lambda sha256: storage.chunks(image_key(dataset.project, sha256)))
 
 
 def _filename(file: UploadFile) -> str:
