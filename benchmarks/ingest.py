@@ -142,7 +142,7 @@ def _ours(folder: Path) -> None:
 
     with tempfile.TemporaryDirectory(dir=folder.parent) as out:
         report = validate(folder.with_suffix(".zip"), Container.ZIP, Path(out))
-    assert report.num_errors == 0, report.first_error
+    assert report.num_errors == 0, report.refusal
 
 
 ARMS: dict[str, Callable[[Path], None]] = {"pillow": _pillow, "datasets": _datasets, "ours": _ours}

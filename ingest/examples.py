@@ -2,14 +2,16 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
 from pydantic import BaseModel
 
 from ingest.drafts import Draft, ImageDraft
-from ingest.issues import Finding, Rule, shown
+from ingest.issues import Finding, Rule
+from ingest.likeness import AlikeTexts, fold
+from ingest.places import Places
 from ingest.split import Grouping, choose_validation
 from vlm.conversation import Example, ImagePart, Message, Split, TextPart, write_examples
 
@@ -31,8 +33,10 @@ class ExampleSpool:
         self._seed = seed
         self._grouping = Grouping()
         self._said: list[Split | None] = []
-        self._by_content: dict[bytes, str] = {}
-        self._splits_of_image: dict[bytes, tuple[Split, str]] = {}
+        self._by_content: dict[bytes, int] = {}
+        self._splits_of_image: dict[bytes, tuple[Split, int]] = {}
+        self._alike = AlikeTexts()
+        self.places = Places()
 
     def __len__(self) -> int:
         return len(self._said)
@@ -43,30 +47,43 @@ class ExampleSpool:
         example = Example(row=row, file=file, split=split, messages=_messages(draft), images=images)
         self._stream.write(example.model_dump_json() + "\n")
         self._said.append(draft.split)
-        place = f"row {row}" + (f" of {shown(file)}" if file else "")
+        number = self.places.add(row, file)
         content = _hash(_content(example))
-        keys = [bytes.fromhex(sha256)[:_KEY_BYTES] for sha256 in images] or [content]
+        keys = [_key(sha256) for sha256 in images] or [content]
         self._grouping.add(keys)
-        earlier = self._by_content.setdefault(content, place)
-        if earlier != place:
-            message = f"the example is the same as {earlier}."
+        self._alike.add(content, _hash(_folded(example)))
+        earlier = self._by_content.setdefault(content, number)
+        if earlier != number:
+            message = f"the example is the same as {self.places.shown(earlier)}."
             yield Finding(
                 rule=Rule.DUPLICATE_EXAMPLE, message=message, fix="Take one out, unless it should count twice."
             )
-        yield from (leak.at(draft.split_pointer) for leak in self._leaks(keys, draft.split or "train", place))
+        yield from (leak.at(draft.split_pointer) for leak in self._leaks(keys, draft.split or "train", number))
 
-    def choose(self, findings: list[Finding]) -> list[Split]:
-        """Return the split of each row, and add what is wrong with the splits as a whole."""
+    def near_duplicates(self) -> list[tuple[int, int]]:
+        """Return the numbers of examples that differ from an earlier one only in case and the like, and that one."""
+        return self._alike.pairs()
+
+    def choose(self, findings: list[Finding], alike: Sequence[tuple[str, str]] = ()) -> list[Split]:
+        """Return the split of each row, and add what is wrong with the splits as a whole.
+
+        Images that are `alike` go to the same side as well, unless then no validation split would be left.
+        """
         if "validation" in self._said:
             if all(split == "validation" for split in self._said):
                 findings.append(_no_training())
             return [split or "train" for split in self._said]
-        groups = self._grouping.groups()
-        fixed = frozenset(group for group, split in zip(groups, self._said, strict=True) if split is not None)
-        chosen = choose_validation(groups, seed=self._seed, fixed=fixed)
-        if not chosen and len(groups) > 0:
+        strict = self._grouping.groups()
+        for one, other in alike:
+            self._grouping.join(_key(one), _key(other))
+        for groups in (self._grouping.groups(), strict):
+            fixed = frozenset(group for group, split in zip(groups, self._said, strict=True) if split is not None)
+            chosen = choose_validation(groups, seed=self._seed, fixed=fixed)
+            if chosen:
+                return ["validation" if group in chosen else "train" for group in groups]
+        if self._said:
             findings.append(_no_validation())
-        return ["validation" if group in chosen else "train" for group in groups]
+        return ["train" for _ in self._said]
 
     def write(self, folder: Path, rows: IO[str], splits: list[Split]) -> Written:
         """Write `records.parquet` from the spooled rows with the split of each, and return what was written."""
@@ -82,18 +99,18 @@ class ExampleSpool:
         write_examples(folder, final())
         return Written.model_validate({"digest": digest.hexdigest(), "splits": counts})
 
-    def _leaks(self, keys: list[bytes], split: Split, place: str) -> Iterator[Finding]:
+    def _leaks(self, keys: list[bytes], split: Split, number: int) -> Iterator[Finding]:
         """Yield what is on both sides. A row without a split is trained on as soon as any row says `validation`."""
         for key in dict.fromkeys(keys):
-            other, where = self._splits_of_image.setdefault(key, (split, place))
+            other, where = self._splits_of_image.setdefault(key, (split, number))
             if other != split:
-                message = f"an image of this {split} row is also in the {other} split ({where})."
+                message = f"an image of this {split} row is also in the {other} split ({self.places.shown(where)})."
                 fix = "Put rows that share an image into the same split; else validation measures what was learned by heart."
                 yield Finding(rule=Rule.SPLIT_LEAK, message=message, fix=fix)
 
 
 def _no_training() -> Finding:
-    message = 'every row says "split": "validation", so there is nothing to train on.'
+    message = 'every row that can be used says "split": "validation", so there is nothing to train on.'
     return Finding(rule=Rule.NO_TRAINING, message=message, fix='Mark only some rows with "split": "validation".')
 
 
@@ -120,6 +137,16 @@ def _content(example: Example, *, split: Split | None = None) -> bytes:
         "split": split,
     }
     return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _folded(example: Example) -> bytes:
+    """Return an example without what the eye passes over."""
+    turns = [[message.role, fold(message.text), message.weight] for message in example.messages]
+    return json.dumps([example.images, turns], ensure_ascii=False).encode()
+
+
+def _key(sha256: str) -> bytes:
+    return bytes.fromhex(sha256)[:_KEY_BYTES]
 
 
 def _hash(data: bytes) -> bytes:

@@ -4,7 +4,6 @@ import base64
 import binascii
 import hashlib
 import re
-from array import array
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -13,6 +12,7 @@ from ingest.drafts import ImageReference
 from ingest.images import VerifiedImage, verify
 from ingest.issues import FetchFailed, Finding, ImageRefused, Rule, SourceFault, shown
 from ingest.limits import Limits
+from ingest.pictures import Pictures
 from ingest.sources import Source
 
 _DATA_URL = re.compile(r"data:(?P<mime>[\w.+-]+/[\w.+-]+)?(?:;[\w.+-]+=[^;,]*)*;base64,", re.ASCII | re.IGNORECASE)
@@ -43,10 +43,11 @@ class Gallery:
     Without a `remote` nothing is ever fetched, and a URL is an error of its row.
     """
 
-    def __init__(self, folder: Path, limits: Limits, *, remote: Remote | None = None) -> None:
+    def __init__(self, folder: Path, limits: Limits, pictures: Pictures, *, remote: Remote | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._limits = limits
+        self._pictures = pictures
         self._remote = remote
         self._by_url: dict[str, _Verdict] = {}
         self._by_name: dict[str, _Verdict] = {}
@@ -55,8 +56,6 @@ class Gallery:
         self._num_missing = 0
         self.num_fetched = 0
         self.stored_bytes = 0
-        self.long_sides_px = array("L")
-        self.short_sides_px = array("L")
 
     @property
     def num_images(self) -> int:
@@ -154,8 +153,7 @@ class Gallery:
             raise SourceFault(Finding(rule=Rule.TOO_MUCH_DATA, message=message, fix="Split it into several data sets."))
         (self._folder / image.sha256).write_bytes(image.data)
         self._stored.add(image.sha256)
-        self.long_sides_px.append(max(image.width_px, image.height_px))
-        self.short_sides_px.append(min(image.width_px, image.height_px))
+        self._pictures.add(image)
 
 
 def _decode(url: str) -> tuple[bytes, str | None]:

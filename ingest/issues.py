@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -12,7 +13,7 @@ SHOWN_CHARS = 80
 
 
 class Severity(StrEnum):
-    """How bad an issue is: an error refuses the row, a warning deserves a look, an info says what was done."""
+    """How bad an issue is: an error makes the row unusable, a warning deserves a look, an info says what was done."""
 
     ERROR = "error"
     WARNING = "warning"
@@ -70,7 +71,11 @@ class Rule(StrEnum):
     NO_ROWS = "no_rows"
     FEW_ROWS = "few_rows"
     DUPLICATE_EXAMPLE = "duplicate_example"
+    NEAR_DUPLICATE_EXAMPLE = "near_duplicate_example"
+    NEAR_DUPLICATE_IMAGE = "near_duplicate_image"
+    LABEL_IMBALANCE = "label_imbalance"
     SPLIT_LEAK = "split_leak"
+    NEAR_SPLIT_LEAK = "near_split_leak"
     NO_TRAINING = "no_training"
     NO_VALIDATION = "no_validation"
 
@@ -88,7 +93,11 @@ _LIGHTER = {
     Rule.UNUSED_FILES: Severity.INFO,
     Rule.FEW_ROWS: Severity.WARNING,
     Rule.DUPLICATE_EXAMPLE: Severity.WARNING,
+    Rule.NEAR_DUPLICATE_EXAMPLE: Severity.WARNING,
+    Rule.NEAR_DUPLICATE_IMAGE: Severity.WARNING,
+    Rule.LABEL_IMBALANCE: Severity.WARNING,
     Rule.SPLIT_LEAK: Severity.WARNING,
+    Rule.NEAR_SPLIT_LEAK: Severity.WARNING,
     Rule.NO_VALIDATION: Severity.WARNING,
 }
 
@@ -129,6 +138,19 @@ class Issue(BaseModel):
     pointer: str
     message: str
     fix: str
+
+    @classmethod
+    def of(cls, finding: Finding, *, row: int | None = None, file: str | None = None) -> Self:
+        """Return a finding at its row."""
+        return cls(
+            rule=finding.rule,
+            severity=severity_of(finding.rule),
+            row=row,
+            file=file,
+            pointer=finding.pointer,
+            message=finding.message,
+            fix=finding.fix,
+        )
 
     @property
     def sentence(self) -> str:
@@ -189,19 +211,8 @@ class IssueLog:
     def add(self, finding: Finding, *, row: int | None = None, file: str | None = None) -> None:
         """Count one finding and list it while its rule's list is not full."""
         self.by_rule[finding.rule] += 1
-        if self.by_rule[finding.rule] > self._max:
-            return
-        self.kept.append(
-            Issue(
-                rule=finding.rule,
-                severity=severity_of(finding.rule),
-                row=row,
-                file=file,
-                pointer=finding.pointer,
-                message=finding.message,
-                fix=finding.fix,
-            )
-        )
+        if self.by_rule[finding.rule] <= self._max:
+            self.kept.append(Issue.of(finding, row=row, file=file))
 
     @property
     def by_severity(self) -> dict[Severity, int]:

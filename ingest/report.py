@@ -6,6 +6,7 @@ from pydantic import BaseModel, Field, computed_field
 
 from ingest.container import Container
 from ingest.issues import Issue, IssueLog, Rule, Severity
+from ingest.skipped import OnBadRow, SkippedRows
 from ingest.statistics import Statistics
 from vlm.conversation import Split
 
@@ -29,12 +30,19 @@ class Counts(BaseModel):
 
 
 class Report(BaseModel):
-    """Everything that validation found. `digest` and `splits` are `null` when the data set is refused."""
+    """Everything that validation found. `digest` and `splits` are `null` when the data set is refused.
+
+    `refusal` is the first issue that refuses the data set. An error of a row does so unless bad rows are skipped; then
+    `skipped` lists every row that was left out, also those whose issues are beyond the limit of `issues`.
+    """
 
     version: int = REPORT_VERSION
     container: Container
     seed: int
+    on_bad_row: OnBadRow
     rows: Rows
+    refusal: Issue | None
+    skipped: list[SkippedRows]
     issues: list[Issue]
     counts: Counts
     statistics: Statistics
@@ -51,13 +59,14 @@ class Report(BaseModel):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def num_errors(self) -> int:
-        """Return the true number of errors; any refuses the data set."""
+        """Return the true number of errors."""
         return self.counts.by_severity[Severity.ERROR]
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
-    def first_error(self) -> Issue | None:
-        """Return the first error in the order of the upload."""
-        return next((issue for issue in self.issues if issue.severity is Severity.ERROR), None)
+    def num_skipped(self) -> int:
+        """Return the number of rows that were left out."""
+        return sum(len(skipped.rows) for skipped in self.skipped)
 
     def write(self, folder: Path) -> None:
         """Write `report.json`."""

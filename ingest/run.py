@@ -12,9 +12,11 @@ from core.errors import FailureCode, WorkFailed
 from core.events import Phase, PhaseChanged, Progress
 from ingest.container import Container
 from ingest.gallery import Remote
-from ingest.issues import Rule, Severity, severity_of
+from ingest.issues import Issue, Rule, Severity, severity_of
 from ingest.limits import GIB, Limits, RemoteLimits
+from ingest.options import Options
 from ingest.report import Report
+from ingest.skipped import OnBadRow
 from ingest.validate import validate
 
 # What a hostile file can make this process take; the bounds on lines and images stay far below.
@@ -31,6 +33,7 @@ class Spec(BaseModel):
     container: Container
     seed: int = 0
     columns: dict[str, str] = {}
+    on_bad_row: OnBadRow = OnBadRow.FAIL
     limits: Limits = Limits()
     remote: RemoteLimits | None = None
 
@@ -41,6 +44,7 @@ class Outcome(BaseModel):
     num_examples: int
     num_issues: int
     num_errors: int
+    num_skipped: int
     digest: str
     splits: dict[str, int]
     num_images: int
@@ -56,17 +60,22 @@ def work(child: Child) -> dict[str, Any]:
         spec.source,
         spec.container,
         child.staging,
-        seed=spec.seed,
-        columns=spec.columns,
-        limits=spec.limits,
-        remote=_remote(spec),
+        Options(
+            seed=spec.seed,
+            columns=spec.columns,
+            on_bad_row=spec.on_bad_row,
+            limits=spec.limits,
+            remote=_remote(spec),
+        ),
         on_progress=_Reporter(child).rows_done,
     )
-    if report.first_error is not None:
-        raise _refused(report)
+    if report.refusal is not None:
+        raise _refused(report, report.refusal)
     outcome = _outcome(report)
+    left_out = f", {outcome.num_skipped} rows left out" if outcome.num_skipped else ""
     child.events.log(
-        f"The data set is good: {outcome.num_examples} examples, {outcome.num_images} images, {outcome.num_issues} remarks.",
+        f"The data set is good: {outcome.num_examples} examples, {outcome.num_images} images, "
+        f"{outcome.num_issues} remarks{left_out}.",
         splits=outcome.splits,
     )
     return outcome.model_dump()
@@ -102,6 +111,7 @@ def _outcome(report: Report) -> Outcome:
         num_examples=report.rows.kept,
         num_issues=report.num_issues,
         num_errors=report.num_errors,
+        num_skipped=report.num_skipped,
         digest=report.digest,
         splits={str(split): count for split, count in report.splits.items()},
         num_images=report.statistics.num_images,
@@ -109,9 +119,7 @@ def _outcome(report: Report) -> Outcome:
     )
 
 
-def _refused(report: Report) -> WorkFailed:
-    first = report.first_error
-    assert first is not None
+def _refused(report: Report, first: Issue) -> WorkFailed:
     others = report.num_errors - 1
     more = f" And {others} more error{'s' if others > 1 else ''}." if others else ""
     detail = f"{first.sentence[:1].upper()}{first.sentence[1:]}{more}"

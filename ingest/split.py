@@ -27,6 +27,10 @@ class Grouping:
             self._join(roots[0], root)
         self._examples.append(roots[0])
 
+    def join(self, one: bytes, other: bytes) -> None:
+        """Join the examples of two keys that were seen."""
+        self._join(self._ids[one], self._ids[other])
+
     def groups(self) -> list[bytes]:
         """Return the group of each example: the smallest key in it, so that the order of rows does not matter."""
         return [self._first_key[self._root(example)] for example in self._examples]

@@ -1,5 +1,6 @@
 """Figures about the good rows of a data set, gathered row by row in little memory."""
 
+import math
 from array import array
 from collections import Counter
 from collections.abc import Sequence
@@ -14,10 +15,11 @@ _SHOWN_LABELS = 50
 
 
 class Spread(BaseModel):
-    """Smallest, middle and largest of some numbers."""
+    """Smallest, middle and largest of some numbers; `p95` is the one that 95 of 100 do not exceed."""
 
     min: int
-    median: int
+    p50: int
+    p95: int
     max: int
 
 
@@ -37,23 +39,30 @@ class Labels(BaseModel):
 
 
 class Statistics(BaseModel):
-    """What a data set looks like. A spread over nothing is `null`."""
+    """What a data set looks like. A spread over nothing is `null`.
+
+    `answer_chars_ratio` is the share of all text that is learned: answers without those of weight 0.
+    """
 
     num_images: int
     images_bytes: int
     image_long_side_px: Spread | None
     image_short_side_px: Spread | None
     images_per_example: Spread | None
+    question_chars: Spread | None
     answer_chars: Spread | None
+    answer_chars_ratio: float | None
     labels: Labels
 
 
 class Tally:
-    """Counts answers and images per example."""
+    """Counts questions, answers and images of examples."""
 
     def __init__(self) -> None:
-        self._answer_chars = array("L")
-        self._images_per_example = array("L")
+        self._question_chars = array("I")
+        self._answer_chars = array("I")
+        self._images_per_example = array("I")
+        self._all_chars = 0
         self._labels: Counter[str] = Counter()
         self._num_short = 0
 
@@ -61,8 +70,12 @@ class Tally:
         """Count one good row."""
         self._images_per_example.append(num_images)
         for turn in draft.turns:
+            text = turn.text.strip()
+            self._all_chars += len(text)
             if turn.answers and turn.weight:
-                self._count_answer(turn.text.strip())
+                self._count_answer(text)
+            elif turn.role == "user":
+                self._question_chars.append(len(text))
 
     def statistics(
         self, *, long_sides_px: Sequence[int], short_sides_px: Sequence[int], images_bytes: int
@@ -75,7 +88,9 @@ class Tally:
             image_long_side_px=spread(long_sides_px),
             image_short_side_px=spread(short_sides_px),
             images_per_example=spread(self._images_per_example),
+            question_chars=spread(self._question_chars),
             answer_chars=spread(self._answer_chars),
+            answer_chars_ratio=round(sum(self._answer_chars) / self._all_chars, 4) if self._all_chars else None,
             labels=Labels(top=top, num_distinct=len(self._labels), num_short_answers=self._num_short),
         )
 
@@ -89,8 +104,9 @@ class Tally:
 
 
 def spread(values: Sequence[int]) -> Spread | None:
-    """Return smallest, middle (the lower of two) and largest; `None` of nothing."""
+    """Return smallest, middle and largest, each one of the numbers (the nearest rank); `None` of nothing."""
     if not values:
         return None
     ordered = sorted(values)
-    return Spread(min=ordered[0], median=ordered[(len(ordered) - 1) // 2], max=ordered[-1])
+    p50, p95 = (ordered[math.ceil(len(ordered) * percent / 100) - 1] for percent in (50, 95))
+    return Spread(min=ordered[0], p50=p50, p95=p95, max=ordered[-1])

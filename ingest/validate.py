@@ -1,7 +1,7 @@
 """The whole of validation, as one pure function of a file: used by the child process and by the command line."""
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
@@ -11,10 +11,14 @@ from ingest.container import Container
 from ingest.drafts import Draft
 from ingest.examples import ExampleSpool, Written
 from ingest.forms import read_form
-from ingest.gallery import Gallery, Remote
-from ingest.issues import Finding, IssueLog, Rule, Severity, SourceFault, shown
+from ingest.gallery import Gallery
+from ingest.issues import Finding, Issue, IssueLog, Rule, SourceFault, shown
 from ingest.limits import Limits
+from ingest.options import Options
+from ingest.overview import label_imbalance, look_alike, near_duplicate
+from ingest.pictures import Lookalike, Pictures
 from ingest.report import Report, Rows, counts_of
+from ingest.skipped import OnBadRow, SkipLog
 from ingest.sources import Source, SourceRow, open_source
 from ingest.statistics import Tally
 from vlm.conversation import IMAGES_FOLDER
@@ -26,37 +30,32 @@ def validate(
     path: Path,
     container: Container,
     out: Path,
+    options: Options | None = None,
     *,
-    seed: int = 0,
-    columns: Mapping[str, str] | None = None,
-    limits: Limits | None = None,
-    remote: Remote | None = None,
     on_progress: OnProgress = lambda _done, _total: None,
 ) -> Report:
     """Validate an uploaded file and return the report, which is also written to `out/report.json`.
 
-    Without errors `out` then holds `records.parquet` and `images/<sha256>`, the canonical form. With errors it holds no
-    table. Faults of the data are in the report and raise nothing.
+    Unless the data set is refused, `out` then holds `records.parquet` and `images/<sha256>`, the canonical form; else it
+    holds no table. Faults of the data are in the report and raise nothing.
 
     Args:
         path: the uploaded file, or a folder.
         container: what `sniff` said it is, or `folder`.
         out: an existing, empty folder.
-        seed: of the split, when the rows name none.
-        columns: what the upload calls the fields, as `ingest.columns.parse_columns` returns it.
-        limits: bounds other than the default.
-        remote: where images with a URL come from; without it nothing is fetched.
+        options: other than the defaults.
         on_progress: called with the rows done and about how many there are; what it raises ends the validation.
     """
-    with tempfile.TemporaryFile("w+", encoding="utf-8", newline="\n", dir=out) as spool:
-        validation = _Validation(
-            out, spool, seed=seed, columns=Columns(columns), limits=limits or Limits(), remote=remote
-        )
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8", newline="\n", dir=out) as spool,
+        tempfile.TemporaryFile(dir=out) as thumbnails,
+    ):
+        validation = _Validation(out, spool, thumbnails, options or Options())
         try:
             with open_source(path, container, validation.limits, scratch=out) as source:
                 validation.read(source, on_progress)
         except SourceFault as fault:
-            validation.log.add(fault.finding, row=fault.row, file=fault.file)
+            validation.refuse(fault.finding, row=fault.row, file=fault.file)
         report = validation.finish(container)
     report.write(out)
     return report
@@ -65,17 +64,18 @@ def validate(
 class _Validation:
     """One run over one file: what was counted so far."""
 
-    def __init__(
-        self, out: Path, spool: IO[str], *, seed: int, columns: Columns, limits: Limits, remote: Remote | None
-    ) -> None:
-        self.limits = limits
-        self.log = IssueLog(limits.max_kept_per_rule)
+    def __init__(self, out: Path, spool: IO[str], thumbnails: IO[bytes], options: Options) -> None:
+        self.limits = options.limits
+        self._options = options
+        self._log = IssueLog(self.limits.max_kept_per_rule)
+        self._skipped = SkipLog()
+        self._refusal: Issue | None = None
         self._out = out
-        self._seed = seed
-        self._columns = columns
+        self._columns = Columns(options.columns)
         self._spool_file = spool
-        self._spool = ExampleSpool(spool, seed=seed)
-        self._gallery = Gallery(out / IMAGES_FOLDER, limits, remote=remote)
+        self._spool = ExampleSpool(spool, seed=options.seed)
+        self._pictures = Pictures(thumbnails)
+        self._gallery = Gallery(out / IMAGES_FOLDER, self.limits, self._pictures, remote=options.remote)
         self._tally = Tally()
         self._num_read = 0
         self._num_refused = 0
@@ -93,38 +93,62 @@ class _Validation:
             on_progress(self._num_read, total)
         self._report_unused(source)
 
+    def refuse(self, finding: Finding, *, row: int | None = None, file: str | None = None) -> None:
+        """Report what refuses the data set as a whole."""
+        self._log.add(finding, row=row, file=file)
+        self._refusal = self._refusal or Issue.of(finding, row=row, file=file)
+
     def finish(self, container: Container) -> Report:
-        """Look at the whole, write the table if nothing is wrong, and return the report."""
+        """Look at the whole, write the table unless the data set is refused, and return the report."""
+        statistics = self._tally.statistics(
+            long_sides_px=self._pictures.long_sides_px,
+            short_sides_px=self._pictures.short_sides_px,
+            images_bytes=self._pictures.stored_bytes,
+        )
         self._check_count()
-        written = self._write() if not self._has_errors() else None
+        for finding in label_imbalance(statistics.labels):
+            self._log.add(finding)
+        alike = self._compare()
+        written = self._write(alike) if self._refusal is None else None
         return Report(
             container=container,
-            seed=self._seed,
+            seed=self._options.seed,
+            on_bad_row=self._options.on_bad_row,
             rows=Rows(read=self._num_read, kept=len(self._spool), refused=self._num_refused),
-            issues=self.log.kept,
-            counts=counts_of(self.log),
-            statistics=self._tally.statistics(
-                long_sides_px=self._gallery.long_sides_px,
-                short_sides_px=self._gallery.short_sides_px,
-                images_bytes=self._gallery.stored_bytes,
-            ),
+            refusal=self._refusal,
+            skipped=self._skipped.listed(),
+            issues=self._log.kept,
+            counts=counts_of(self._log),
+            statistics=statistics,
             num_fetched=self._gallery.num_fetched,
             splits=written.splits if written else None,
             digest=written.digest if written else None,
         )
 
-    def _write(self) -> Written | None:
+    def _compare(self) -> list[Lookalike]:
+        """Report what is nearly the same, each image and each example once, and return the images that look alike."""
+        places, alike = self._spool.places, self._pictures.lookalikes()
+        gravest = {found.sha256: found for found in sorted(alike, key=lambda found: (found.is_leak, -found.earlier))}
+        for found in sorted(gravest.values(), key=lambda found: found.example):
+            self._report_at(found.example, look_alike(found, places.shown(found.earlier)))
+        for example, earlier in self._spool.near_duplicates():
+            self._report_at(example, near_duplicate(places.shown(earlier)))
+        return alike
+
+    def _report_at(self, example: int, finding: Finding) -> None:
+        row, file = self._spool.places.of(example)
+        self._log.add(finding, row=row, file=file)
+
+    def _write(self, alike: list[Lookalike]) -> Written | None:
         findings: list[Finding] = []
-        splits = self._spool.choose(findings)
+        splits = self._spool.choose(findings, [(found.sha256, found.earlier_sha256) for found in alike])
         for finding in findings:
-            self.log.add(finding)
-        if self._has_errors():
+            self._say(finding, is_fatal=finding.is_error)
+        if self._refusal is not None:
             return None
+        self._pictures.delete_unused(self._out / IMAGES_FOLDER)
         self._spool_file.seek(0)
         return self._spool.write(self._out, self._spool_file, splits)
-
-    def _has_errors(self) -> bool:
-        return self.log.by_severity[Severity.ERROR] > 0
 
     def _take(self, row: SourceRow, source: Source) -> None:
         findings = list(row.findings)
@@ -134,12 +158,32 @@ class _Validation:
             findings.extend(check_draft(draft, findings, self.limits))
             images = self._images(draft, findings, source, beside=row.file)
         if draft is None or any(finding.is_error for finding in findings):
-            self._num_refused += not row.is_remark
+            self._leave_out(row, findings)
         else:
+            number, split = len(self._spool), draft.split or "train"
+            for image, sha256 in zip(draft.references, images, strict=True):
+                self._pictures.use(sha256, example=number, pointer=image.pointer, split=split)
             findings.extend(self._spool.add(draft, tuple(images), row=row.row, file=row.file))
             self._tally.add(draft, len(images))
+        is_fatal = self._options.on_bad_row is OnBadRow.FAIL
         for finding in filter(self._is_news, findings):
-            self.log.add(finding, row=row.row, file=row.file)
+            self._say(finding, row=row.row, file=row.file, is_fatal=is_fatal and finding.is_error)
+
+    def _leave_out(self, row: SourceRow, findings: list[Finding]) -> None:
+        if row.is_remark:
+            return
+        self._num_refused += 1
+        if self._options.on_bad_row is OnBadRow.SKIP:
+            broken = (finding.rule for finding in findings if finding.is_error)
+            self._skipped.add(broken, row=row.row, file=row.file)
+
+    def _say(
+        self, finding: Finding, *, is_fatal: bool = False, row: int | None = None, file: str | None = None
+    ) -> None:
+        if is_fatal:
+            self.refuse(finding, row=row, file=file)
+        else:
+            self._log.add(finding, row=row, file=file)
 
     def _images(self, draft: Draft, findings: list[Finding], source: Source, *, beside: str | None) -> list[str]:
         references = draft.references[: self.limits.max_images]
@@ -157,19 +201,23 @@ class _Validation:
 
     def _report_unused(self, source: Source) -> None:
         for finding in self._columns.unseen() if self._num_read else ():
-            self.log.add(finding)
+            self._log.add(finding)
         if unused := self._gallery.unused(source):
             message = f"{len(unused)} files of the upload are named by no row, such as {shown(unused[0])}."
-            self.log.add(Finding(rule=Rule.UNUSED_FILES, message=message, fix="Nothing; they are not stored."))
+            self._log.add(Finding(rule=Rule.UNUSED_FILES, message=message, fix="Nothing; they are not stored."))
 
     def _check_count(self) -> None:
-        if self._num_read == 0 and not self._has_errors():
+        num_left = self._num_read - len(self._skipped)
+        if self._num_read == 0 and self._refusal is None:
             message, fix = "there are no rows.", "Write one JSON object per line, one line per example."
-            self.log.add(Finding(rule=Rule.NO_ROWS, message=message, fix=fix))
-        elif 0 < self._num_read < self.limits.min_rows:
-            message = f"there are only {self._num_read} rows."
+            self.refuse(Finding(rule=Rule.NO_ROWS, message=message, fix=fix))
+        elif num_left == 0 and self._refusal is None:
+            message = f"all {self._num_read} rows were skipped, so there is nothing to train on."
+            self.refuse(Finding(rule=Rule.NO_TRAINING, message=message, fix="Mend the rows as their issues say."))
+        elif 0 < num_left < self.limits.min_rows:
+            message = f"there are only {num_left} rows."
             fix = f"Enough for a trial; {self.limits.min_rows} or more give something to measure."
-            self.log.add(Finding(rule=Rule.FEW_ROWS, message=message, fix=fix))
+            self._log.add(Finding(rule=Rule.FEW_ROWS, message=message, fix=fix))
 
 
 def _too_many_rows(limits: Limits) -> Finding:

@@ -96,13 +96,21 @@ class Datasets:
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
-    def upload(self, file: Path | str, *, name: str | None = None, columns: Mapping[str, str] | None = None) -> Dataset:
+    def upload(
+        self,
+        file: Path | str,
+        *,
+        name: str | None = None,
+        columns: Mapping[str, str] | None = None,
+        on_bad_row: str | None = None,
+    ) -> Dataset:
         """Upload a zip, tar, JSONL or Parquet file, or a folder; it is validated in the background (`wait`).
 
         Args:
             file: a folder is sent as a zip of it, without names that begin with a dot.
             name: what to call it; else the name of the file.
             columns: which column stands for which field, such as `{"image": "img_path", "caption": "label"}`.
+            on_bad_row: `fail` (the default) refuses a set with a bad row, `skip` leaves such rows out.
 
         Raises:
             NotUploadable: the folder holds a link, or what cannot be read.
@@ -110,9 +118,9 @@ class Datasets:
         path = Path(file)
         is_folder = path.is_dir()
         content: AbstractContextManager[IO[bytes]] = zipped(path) if is_folder else path.open("rb")
-        fields = {"name": name} if name else {}
-        if columns:
-            fields["columns"] = json.dumps(dict(columns))
+        mapping = json.dumps(dict(columns)) if columns else None
+        asked = {"name": name, "columns": mapping, "on_bad_row": on_bad_row}
+        fields = {key: value for key, value in asked.items() if value}
         with content as stream:
             files = {"file": (f"{path.resolve().name}.zip" if is_folder else path.name, stream)}
             return Dataset.model_validate(self._transport.post("/datasets", data=fields, files=files))
@@ -161,6 +169,10 @@ class Datasets:
     def tokens(self, dataset_id: str, *, base_model: str, **options: Any) -> dict[str, Any]:
         """Return how long the examples are for a base model. `options`: at_most, longest_edge, split."""
         return dict(self._transport.get(f"/datasets/{dataset_id}/tokens", base_model=base_model, **options))
+
+    def download(self, dataset_id: str, to: Path | str) -> Path:
+        """Download the data set without its refused rows as a zip that can be uploaded; return where it lies."""
+        return _download(self._transport, f"/datasets/{dataset_id}/download", Path(to))
 
     def wait(self, dataset_id: str) -> Dataset:
         """Wait until the validation has ended; look at `state`."""
@@ -241,12 +253,15 @@ class Adapters:
 
     def download(self, adapter_id: str, to: Path | str) -> Path:
         """Download the adapter's folder as a zip that PEFT loads; return where it lies."""
-        target = Path(to)
-        partial = target.with_name(f"{target.name}.part")
-        with self._transport.stream(f"/adapters/{adapter_id}/download") as response, partial.open("wb") as out:
-            for chunk in response.iter_bytes():
-                out.write(chunk)
-        return partial.replace(target)
+        return _download(self._transport, f"/adapters/{adapter_id}/download", Path(to))
+
+
+def _download(transport: Transport, path: str, target: Path) -> Path:
+    partial = target.with_name(f"{target.name}.part")
+    with transport.stream(path) as response, partial.open("wb") as out:
+        for chunk in response.iter_bytes():
+            out.write(chunk)
+    return partial.replace(target)
 
 
 def _all(transport: Transport, path: str, kind: type[R], **params: Any) -> Iterator[R]:

@@ -72,20 +72,28 @@ def upload_dataset(
     file: Annotated[Path, typer.Argument(exists=True, help="zip, tar, tar.gz, JSONL, Parquet, or a folder")],
     name: Annotated[str | None, typer.Option(help="what to call it")] = None,
     columns: Annotated[str | None, typer.Option(help='your names, {"image": "img_path", "answer": "label"}')] = None,
+    *,
+    skip_bad_rows: Annotated[
+        bool, typer.Option("--skip-bad-rows", help="leave them out; the report lists them")
+    ] = False,
 ) -> None:
     """Upload a data set and wait for its validation; exit status 3 when it is refused.
 
     A folder is zipped on the way, without names that begin with a dot.
     """
     mapping = _object(columns, "--columns") if columns is not None else None
+    on_bad_row = "skip" if skip_bad_rows else None
     with Client() as client, err.status("uploading and validating"):
-        dataset = client.datasets.wait(client.datasets.upload(file, name=name, columns=mapping).id)
+        uploaded = client.datasets.upload(file, name=name, columns=mapping, on_bad_row=on_bad_row)
+        dataset = client.datasets.wait(uploaded.id)
     if dataset.failure is not None:
         _complain(f"{dataset.failure.detail} {dataset.failure.remedy}")
         if dataset.failure.code != "bad_data":
             raise typer.Exit(1)
         err.print(f"  every issue: lensmith datasets report {dataset.id}")
         raise typer.Exit(DATA_REFUSED)
+    if dataset.num_skipped:
+        err.print(f"  {dataset.num_skipped} rows were left out, listed by: lensmith datasets report {dataset.id}")
     _print(dataset)
 
 
@@ -147,6 +155,16 @@ def preview_dataset(
         typer.echo(preview.model_dump_json())
     else:
         show_preview(preview, out)
+
+
+@datasets.command("download")
+@speaks_http
+def download_dataset(
+    dataset_id: str, to: Annotated[Path | None, typer.Option(help="the zip to write [default: <id>.zip]")] = None
+) -> None:
+    """Download a data set, repaired and without its refused rows, as a zip that can be uploaded."""
+    with Client() as client:
+        typer.echo(client.datasets.download(dataset_id, to or Path(f"{dataset_id}.zip")))
 
 
 @jobs.command("create")

@@ -36,6 +36,7 @@ class Dataset(Resource):
     digest: str | None
     num_examples: int | None
     num_issues: int | None
+    num_skipped: int | None = None
     splits: dict[str, int] | None
     created_at: datetime
 

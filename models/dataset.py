@@ -26,9 +26,11 @@ class Dataset(SQLModel, table=True):
     upload_sha256: str | None = Field(default=None, max_length=64)
     upload_bytes: int | None = Field(default=None, sa_type=sa.BigInteger)
     columns: dict[str, str] | None = Field(default=None, sa_type=sa.JSON, description="fields to the upload's names")
+    on_bad_row: str = Field(default="fail", max_length=16)
     digest: str | None = Field(default=None, max_length=64)
     num_examples: int | None = None
     num_issues: int | None = None
+    num_skipped: int | None = None
     num_images: int | None = None
     splits: dict[str, int] | None = Field(default=None, sa_type=sa.JSON)
     report_fence: int | None = Field(default=None, description="the attempt whose report counts; none yet: null")

@@ -67,6 +67,7 @@ def _mapping(columns: str | None) -> dict[str, str] | None:
 
 
 def _check(path: Path, columns: dict[str, str] | None, complaints: Console) -> "Report":
+    from ingest.options import Options
     from ingest.validate import validate  # Pillow and pyarrow as well
 
     container = _container(path)
@@ -75,7 +76,7 @@ def _check(path: Path, columns: dict[str, str] | None, complaints: Console) -> "
         def show(done: int, total: int | None) -> None:
             status.update(f"checking: {done:,} of {total or done:,} rows")
 
-        return validate(path, container, Path(folder), columns=columns, on_progress=show)
+        return validate(path, container, Path(folder), Options(columns=columns or {}), on_progress=show)
 
 
 def _container(path: Path) -> Container:

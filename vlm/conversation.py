@@ -99,6 +99,13 @@ def read_examples(folder: Path, *, split: Split | None = None) -> list[Example]:
     return [as_example(row) for row in rows if split is None or row["split"] == split]
 
 
+def each_example(folder: Path) -> Iterator[Example]:
+    """Yield the rows of `records.parquet` in stored order, without holding the table."""
+    with pq.ParquetFile(folder / RECORDS_FILE) as table:
+        for batch in table.iter_batches():
+            yield from map(as_example, batch.to_pylist())
+
+
 def _to_row(example: Example) -> dict[str, object]:
     messages = json.dumps([m.model_dump(mode="json") for m in example.messages], ensure_ascii=False, sort_keys=True)
     return example.model_dump(include={"row", "file", "split"}) | {"messages": messages, "images": list(example.images)}

@@ -43,6 +43,7 @@ class Validation:
             "seed": SPLIT_SEED,
             "columns": dataset.columns or {},
             "remote": remote,
+            "on_bad_row": dataset.on_bad_row,
         }
 
     def publish(self, claim: Claim, staging: Path, result: dict[str, Any]) -> Apply:
@@ -62,6 +63,7 @@ class Validation:
                 digest=result["digest"],
                 num_examples=result["num_examples"],
                 num_issues=result["num_issues"],
+                num_skipped=result["num_skipped"],
                 num_images=result["num_images"],
                 splits=result["splits"],
                 report_fence=claim.fence,

@@ -1,27 +1,23 @@
 """`/adapters`."""
 
-import tempfile
-import zipfile
-from collections.abc import Iterator
 from datetime import datetime
-from typing import IO, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.documents import problems
+from api.downloads import begun, zipped
 from api.listing import Cursor, Limit, Page, paged
 from api.services import ProjectDep, Services, ServicesDep
 from api.text import is_id
 from core.errors import Conflict, NotFound, Unavailable
 from core.manifest import MANIFEST_FILE, FolderDamaged, parse_manifest
-from core.storage import CHUNK_BYTES, Storage
+from core.storage import Storage
 from models import adapter as adapters
 from models.adapter import Adapter
 from models.states import AdapterState
-
-SPOOL_BYTES = 16 * 1024 * 1024
 
 router = APIRouter(prefix="/adapters", tags=["adapters"])
 
@@ -78,9 +74,10 @@ def download_adapter(
     adapter = find_adapter(services, adapter_id, project)
     if adapter.state is not AdapterState.READY:
         raise Conflict(f"The adapter is {adapter.state}; only a ready one can be downloaded.")
-    archive = _zip(services.storage, adapter)
+    storage = services.storage
+    members = ((name, storage.chunks(f"{adapter.prefix}/{name}")) for name in _names(storage, adapter))
     headers = {"Content-Disposition": f'attachment; filename="{adapter.id}.zip"'}
-    return StreamingResponse(_chunks(archive), media_type="application/zip", headers=headers)
+    return StreamingResponse(begun(zipped(members)), media_type="application/zip", headers=headers)
 
 
 def find_adapter(services: Services, adapter_id: str, project: str) -> Adapter:
@@ -90,19 +87,6 @@ def find_adapter(services: Services, adapter_id: str, project: str) -> Adapter:
     if adapter is None:
         raise NotFound(f"There is no adapter {adapter_id!r}.")
     return adapter
-
-
-def _zip(storage: Storage, adapter: Adapter) -> IO[bytes]:
-    """Write the zip to a spooled file; the times in it are fixed, so the same adapter gives the same bytes."""
-    names = _names(storage, adapter)
-    spool = tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES)  # noqa: SIM115 - closed by the response
-    with zipfile.ZipFile(spool, "w", zipfile.ZIP_STORED) as archive:
-        for name in names:
-            with archive.open(zipfile.ZipInfo(name), "w", force_zip64=True) as target:
-                for chunk in storage.chunks(f"{adapter.prefix}/{name}"):
-                    target.write(chunk)
-    spool.seek(0)
-    return spool
 
 
 def _names(storage: Storage, adapter: Adapter) -> list[str]:
@@ -122,9 +106,3 @@ def _names(storage: Storage, adapter: Adapter) -> list[str]:
 
 def _damaged(adapter: Adapter, detail: str) -> Unavailable:
     return Unavailable(f"The adapter {adapter.id} in storage is not what was published: {detail}")
-
-
-def _chunks(stream: IO[bytes]) -> Iterator[bytes]:
-    with stream:
-        while chunk := stream.read(CHUNK_BYTES):
-            yield chunk

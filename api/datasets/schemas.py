@@ -6,6 +6,7 @@ from pydantic import BaseModel, Field
 
 from core.errors import FailureCode
 from ingest.guard import without_query
+from ingest.skipped import OnBadRow
 from models.dataset import Dataset
 from models.states import DatasetState, dataset_state
 from models.work import Work
@@ -41,10 +42,12 @@ class DatasetRead(BaseModel):
     size_bytes: int | None = Field(description="of the file as it was uploaded or fetched")
     sha256: str | None = Field(description="of the file as it was uploaded or fetched")
     columns: dict[str, str] | None = Field(description="fields to the names that the upload gives them")
+    on_bad_row: OnBadRow
     digest: str | None = Field(description="of the content, independent of how it was packed")
     num_examples: int | None
     num_images: int | None = Field(description="distinct images")
     num_issues: int | None
+    num_skipped: int | None = Field(description="rows that were left out; the report lists every one")
     splits: dict[str, int] | None
     progress: DatasetProgress | None
     created_at: datetime
@@ -72,10 +75,12 @@ _SAME_NAMES = {
     "filename",
     "container",
     "columns",
+    "on_bad_row",
     "digest",
     "num_examples",
     "num_images",
     "num_issues",
+    "num_skipped",
     "splits",
     "created_at",
 }

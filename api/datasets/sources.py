@@ -12,6 +12,7 @@ from core.settings import Settings
 from ingest.columns import check_columns
 from ingest.issues import FetchFailed
 from ingest.origins import name_of, parse_origin
+from ingest.skipped import OnBadRow
 from models.dataset import Dataset
 
 _MAX_BYTES = 64 * 1024  # the route's own limit is that of an upload
@@ -25,6 +26,7 @@ class SourceRequest(BaseModel):
     source: Link = Field(description="https://... or s3://bucket/key of a file that could be uploaded")
     name: Name | None = None
     columns: dict[str, str] | None = Field(None, description="fields to the names that the file gives them")
+    on_bad_row: OnBadRow = Field(OnBadRow.FAIL, description="`skip` leaves rows with errors out")
 
 
 OPENAPI_BODY: dict[str, Any] = {

@@ -11,6 +11,7 @@ from PIL import Image
 import api.datasets.table
 from core.queue import Queue
 from ingest.container import Container
+from ingest.options import Options
 from ingest.validate import validate
 from lensmith import ApiError, Client
 from models import leases
@@ -67,7 +68,7 @@ def upload(client, api_database, settings, tmp_path):
         with api_database.write() as session:
             claim = leases.claim(session, Queue.CPU, worker_id="w", lease_s=60)
         spec = validation.prepare(claim, staging)
-        report = validate(staging / "upload", Container(spec["container"]), staging, seed=spec["seed"])
+        report = validate(staging / "upload", Container(spec["container"]), staging, Options(seed=spec["seed"]))
         told = {"num_examples": report.rows.kept, "num_issues": report.num_issues, "num_images": 1}
         result = told | {"digest": report.digest, "splits": report.splits}
         apply = validation.publish(claim, staging, result)

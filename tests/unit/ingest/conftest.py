@@ -10,7 +10,9 @@ from PIL import Image
 
 from ingest.container import Container, sniff
 from ingest.limits import Limits
+from ingest.options import Options
 from ingest.report import Report
+from ingest.skipped import OnBadRow
 from ingest.validate import validate
 
 
@@ -62,7 +64,13 @@ def check(tmp_path: Path) -> Callable[..., Report]:
     """Return a function that writes an upload, sniffs it and validates it."""
 
     def run(
-        data: bytes, *, out: str = "out", seed: int = 0, container: Container | None = None, **limits: Any
+        data: bytes,
+        *,
+        out: str = "out",
+        seed: int = 0,
+        container: Container | None = None,
+        on_bad_row: OnBadRow = OnBadRow.FAIL,
+        **limits: Any,
     ) -> Report:
         path, folder = tmp_path / f"{out}.upload", tmp_path / out
         path.write_bytes(data)
@@ -70,6 +78,6 @@ def check(tmp_path: Path) -> Callable[..., Report]:
         bounds = Limits(**limits)
         with path.open("rb") as stream:
             kind = container or sniff(stream, "upload.jsonl", limits=bounds)
-        return validate(path, kind, folder, seed=seed, limits=bounds)
+        return validate(path, kind, folder, Options(seed=seed, limits=bounds, on_bad_row=on_bad_row))
 
     return run

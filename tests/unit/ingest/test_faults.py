@@ -183,7 +183,7 @@ def test_a_planted_fault_is_found_at_its_row_and_pointer(name, make, bad_files, 
     assert _errors(report) == [(21, "train.jsonl", rule, pointer)]
     assert report.rows.model_dump() == {"read": 21, "kept": 20, "refused": 1}
     assert report.digest is None
-    issue = report.first_error
+    issue = report.refusal
     assert issue.message.endswith(".")
     assert issue.fix.endswith(".")
 
@@ -219,7 +219,7 @@ def test_of_one_rule_the_first_are_listed_and_all_are_counted(make, check):
 
 def test_a_syntax_error_names_its_column(make, check):
     report = check(make.good_zip(20, rows=[b'{"image": "a.png" "answer": "7"}']))
-    assert "expected `,` or `}` at column 19." in report.first_error.message
+    assert "expected `,` or `}` at column 19." in report.refusal.message
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,7 @@ def test_a_syntax_error_names_its_column(make, check):
 )
 def test_a_missing_image_is_named_with_the_nearest_name(path, nearest, make, check):
     files = {f"images/{number:04}.png": b"" for number in range(1600)}  # more than are compared letter by letter
-    issue = check(make.good_zip(20, rows=[{**QA, "image": path}], files=files)).first_error
+    issue = check(make.good_zip(20, rows=[{**QA, "image": path}], files=files)).refusal
     assert json.dumps(path).replace("\\\\", "\\") in issue.message
     assert nearest in issue.fix
 
@@ -246,7 +246,7 @@ def test_a_broken_image_is_reported_at_every_row_that_names_it(make, bad_files, 
 
 
 def test_a_bare_jsonl_that_names_a_file_is_told_where_the_image_must_be(make, check):
-    issue = check(make.lines([QA] * 10)).first_error
+    issue = check(make.lines([QA] * 10)).refusal
     assert (issue.row, issue.file, issue.rule, issue.pointer) == (1, None, Rule.MISSING_IMAGE, "#/image")
     assert "data: URL" in issue.fix
 
@@ -278,7 +278,7 @@ def test_a_file_without_rows_is_refused(make, check):
 
 def test_control_characters_of_a_user_never_reach_a_message_as_they_are(make, check):
     row = {"evil\r\n\x1b[31m\u2028": 1, "image": "a\x00b"}
-    issue = check(make.good_zip(20, rows=[row])).first_error
+    issue = check(make.good_zip(20, rows=[row])).refusal
     assert issue.message.isprintable()
     assert "\\x1b" in issue.message
 
@@ -296,7 +296,7 @@ def test_too_many_rows_end_the_reading(make, check):
 def test_images_beyond_the_limit_on_bytes_end_the_reading(make, check):
     rows = [with_url(PNG_URL + base64.b64encode(make.image(i, size=(64, 64))).decode()) for i in range(50)]
     report = check(make.lines(rows), max_total_bytes=4096)
-    assert report.first_error.rule is Rule.TOO_MUCH_DATA
+    assert report.refusal.rule is Rule.TOO_MUCH_DATA
     assert report.digest is None
 
 

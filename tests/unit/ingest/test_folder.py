@@ -7,6 +7,7 @@ import pytest
 from ingest.container import Container
 from ingest.issues import Rule
 from ingest.limits import Limits
+from ingest.options import Options
 from ingest.validate import validate
 
 
@@ -28,14 +29,14 @@ def check_folder(tmp_path):
     def run(root, **limits):
         out = tmp_path / "out-of-folder"
         out.mkdir(exist_ok=True)
-        return validate(root, Container.FOLDER, out, limits=Limits(**limits))
+        return validate(root, Container.FOLDER, out, Options(limits=Limits(**limits)))
 
     return run
 
 
 def the_error(report):
     assert (report.num_errors, report.digest) == (1, None)
-    return report.first_error
+    return report.refusal
 
 
 def test_a_clean_folder_has_the_digest_of_its_zip(folder, check_folder, make, check):
@@ -53,8 +54,8 @@ def test_faults_of_a_folder_are_found_at_their_row_and_file(folder, check_folder
         ("sub/more.jsonl", 1, Rule.MISSING_IMAGE),
         ("sub/more.jsonl", 2, Rule.MISSING_IMAGE),
     ]
-    assert "is not in the folder" in report.first_error.message
-    assert "images/0.png" in report.first_error.fix
+    assert "is not in the folder" in report.refusal.message
+    assert "images/0.png" in report.refusal.fix
 
 
 @pytest.mark.parametrize("target", ["outside.png", "data/images/0.png", "outside", "nowhere"])

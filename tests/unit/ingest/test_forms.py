@@ -13,6 +13,7 @@ from core.errors import Invalid
 from ingest.columns import FIELDS, Columns, parse_columns
 from ingest.forms import CAPTION_PROMPT, read_form
 from ingest.issues import Rule
+from ingest.options import Options
 from ingest.validate import validate
 from vlm.conversation import TextPart, read_examples
 
@@ -30,7 +31,7 @@ def check_columns(make, tmp_path):
         files = {f"images/{i}.png": make.image(i) for i in range(20)}
         path.write_bytes(make.zip(files | {"train.jsonl": make.lines(rows)}))
         folder.mkdir()
-        return validate(path, Container.ZIP, folder, columns=columns)
+        return validate(path, Container.ZIP, folder, Options(columns=columns or {}))
 
     return run
 
@@ -86,7 +87,7 @@ def test_columns_of_a_parquet_are_mapped_as_well(make, tmp_path):
     pq.write_table(pa.table({"picture": images, "label": [str(i) for i in range(12)]}), sink)
     (tmp_path / "a.parquet").write_bytes(sink.getvalue())
     columns = {"image": "picture", "caption": "label"}
-    assert validate(tmp_path / "a.parquet", Container.PARQUET, tmp_path, columns=columns).issues == []
+    assert validate(tmp_path / "a.parquet", Container.PARQUET, tmp_path, Options(columns=columns)).issues == []
 
 
 USER, ANSWER = {"role": "user", "content": "Which?"}, {"role": "assistant", "content": "7"}

@@ -12,6 +12,7 @@ from core.errors import Invalid
 from ingest.container import Container, sniff
 from ingest.issues import Rule
 from ingest.limits import Limits
+from ingest.options import Options
 
 ROW = b'{"image": "a.png", "caption": "x"}\n'
 
@@ -146,7 +147,7 @@ def test_inflated_bytes_are_counted_against_the_limit_when_the_directory_is_not_
 
     path = tmp_path / "bomb.zip"
     path.write_bytes(make.zip({"train.jsonl": ROW * 200_000}))
-    report = validate(path, Container.ZIP, tmp_path, limits=Limits(max_total_bytes=1024 * 1024))
+    report = validate(path, Container.ZIP, tmp_path, Options(limits=Limits(max_total_bytes=1024 * 1024)))
     assert report.counts.by_rule[Rule.TOO_MUCH_DATA] == 1
     assert 0 < report.rows.read < 40_000
 

@@ -13,6 +13,7 @@ from ingest.container import Container
 from ingest.guard import is_global
 from ingest.issues import FetchFailed, Rule
 from ingest.limits import Limits, RemoteLimits
+from ingest.options import Options
 from ingest.remote import RemoteImages, read_url
 from ingest.validate import validate
 from tests.unit.ingest.elsewhere import Elsewhere, serving
@@ -277,7 +278,7 @@ def check(tmp_path, make, there):
         path.write_bytes(make.lines(rows))
         folder.mkdir()
         remote = images(there.guard())
-        return validate(path, Container.JSONL, folder, limits=Limits(**limits), remote=remote)
+        return validate(path, Container.JSONL, folder, Options(limits=Limits(**limits), remote=remote))
 
     return run
 

@@ -45,7 +45,7 @@ def special(name: str, kind: bytes) -> tarfile.TarInfo:
 
 def the_error(report):
     assert (report.num_errors, report.digest) == (1, None)
-    return report.first_error
+    return report.refusal
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -84,7 +84,7 @@ def test_faults_in_a_tar_are_found_at_their_row_and_file(make, check):
     report = check(gzip.compress(tar_of(*images, ("train.jsonl", rows), ("fat.png", bytes(11 * MIB)))))
     errors = [(issue.row, issue.file, issue.rule) for issue in report.issues if issue.severity == "error"]
     assert errors == [(21, "train.jsonl", Rule.MISSING_IMAGE), (22, "train.jsonl", Rule.JSON_SYNTAX)]
-    assert "is not in the tar" in report.first_error.message
+    assert "is not in the tar" in report.refusal.message
 
 
 def test_an_image_over_the_limit_is_refused_without_being_read(make, check):

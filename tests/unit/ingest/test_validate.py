@@ -169,7 +169,7 @@ def test_several_files_of_rows_are_read_in_the_order_of_their_names(make, check,
 def test_blank_lines_count_but_are_no_rows(make, check):
     files = {f"images/{i}.png": make.image(i) for i in range(20)}
     report = check(make.zip(files | {"a.jsonl": b"\n\r\n" + make.lines(make.rows(20)) + b"\n{\n"}))
-    assert (report.rows.read, report.first_error.row) == (21, 24)
+    assert (report.rows.read, report.refusal.row) == (21, 24)
 
 
 def test_a_zip_of_one_folder_finds_images_beside_its_rows(make, check):
@@ -257,7 +257,7 @@ def test_rows_marked_train_stay_there_when_we_choose(make, check, tmp_path):
 
 
 def test_rows_that_share_an_image_go_to_the_same_split(make, check, tmp_path):
-    rows = [{"image": f"{i // 4}.png", "question": str(i), "answer": "x"} for i in range(80)]
+    rows = [{"image": f"{i // 4}.png", "question": str(i), "answer": "xyz"[i % 3]} for i in range(80)]
     files = {f"{i}.png": make.image(i) for i in range(20)}
     report = _clean(check(make.zip(files | {"a.jsonl": make.lines(rows)})))
     sides = {(example.images[0], example.split) for example in _examples(tmp_path)}
@@ -269,10 +269,12 @@ def test_statistics_describe_the_good_rows(make, check):
     rows = [{"image": f"{i}.png", "question": "Which?", "answer": "cat" if i < 8 else "a dog"} for i in range(12)]
     files = {f"{i}.png": make.image(i, size=(10 + i, 40)) for i in range(12)}
     statistics = _clean(check(make.zip(files | {"a.jsonl": make.lines(rows)}))).statistics
-    assert statistics.image_long_side_px.model_dump() == {"min": 40, "median": 40, "max": 40}
-    assert statistics.image_short_side_px.model_dump() == {"min": 10, "median": 15, "max": 21}
-    assert statistics.images_per_example.model_dump() == {"min": 1, "median": 1, "max": 1}
-    assert statistics.answer_chars.model_dump() == {"min": 3, "median": 3, "max": 5}
+    assert statistics.image_long_side_px.model_dump() == {"min": 40, "p50": 40, "p95": 40, "max": 40}
+    assert statistics.image_short_side_px.model_dump() == {"min": 10, "p50": 15, "p95": 21, "max": 21}
+    assert statistics.images_per_example.model_dump() == {"min": 1, "p50": 1, "p95": 1, "max": 1}
+    assert statistics.question_chars.model_dump() == {"min": 6, "p50": 6, "p95": 6, "max": 6}
+    assert statistics.answer_chars.model_dump() == {"min": 3, "p50": 3, "p95": 5, "max": 5}
+    assert statistics.answer_chars_ratio == round(44 / (44 + 72), 4)
     assert [(label.answer, label.count) for label in statistics.labels.top] == [("cat", 8), ("a dog", 4)]
 
 

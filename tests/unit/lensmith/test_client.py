@@ -184,3 +184,18 @@ def test_an_upload_is_not_sent_twice(client, server, tmp_path):
     with pytest.raises(Unreachable):
         client.datasets.upload(tmp_path / "a.jsonl")
     assert len(server.seen) == 1
+
+
+def test_a_download_lies_under_its_name_only_when_it_is_whole(client, server, tmp_path):
+    assert client.datasets.download("ds_1", tmp_path / "a.zip").read_bytes() == json.dumps(DATASET).encode()
+    server.trouble = [409]
+    with pytest.raises(ApiError):
+        client.datasets.download("ds_1", tmp_path / "b.zip")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.zip"]
+
+
+def test_what_to_do_with_bad_rows_goes_with_an_upload(client, server, tmp_path):
+    (tmp_path / "a.jsonl").write_text("{}")
+    with pytest.raises(ApiError):
+        client.datasets.upload(tmp_path / "a.jsonl", on_bad_row="skip")
+    assert b'name="on_bad_row"\r\n\r\nskip' in server.bodies[0]

@@ -167,3 +167,18 @@ def test_a_deletion_on_a_terminal_asks_first(server, monkeypatch, answer, expect
     os.close(ours)
     assert status == expected
     assert server.deleted == ["/datasets/ds_1"] * (expected == 0)
+
+
+def test_an_upload_that_left_rows_out_says_how_many_and_where_they_are_listed(server, run, tmp_path):
+    (tmp_path / "a.jsonl").write_text("{}")
+    server.reply = (200, DATASET | {"state": "ready", "failure": None, "num_skipped": 3})
+    status, _, complaint = run("datasets", "upload", "--skip-bad-rows", str(tmp_path / "a.jsonl"))
+    assert status == 0
+    assert "3 rows were left out, listed by: lensmith datasets report ds_1" in complaint
+
+
+def test_a_data_set_is_downloaded_under_its_id(server, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    server.reply = (200, {})
+    assert run("datasets", "download", "ds_1")[:2] == (0, "ds_1.zip\n")
+    assert (tmp_path / "ds_1.zip").read_bytes() == b"{}"

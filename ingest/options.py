@@ -1,0 +1,27 @@
+"""How a data set is read: what callers and the operator choose."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ingest.gallery import Remote
+from ingest.limits import Limits
+from ingest.skipped import OnBadRow
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """The choices of one validation.
+
+    Attributes:
+        seed: Of the split, when the rows name none.
+        columns: What the upload calls the fields, as `ingest.columns.parse_columns` returns it.
+        on_bad_row: Whether a row with an error refuses the data set or is left out; a fault of a file always refuses.
+        limits: The bounds.
+        remote: Where images with a URL come from; without it nothing is fetched.
+    """
+
+    seed: int = 0
+    columns: Mapping[str, str] = field(default_factory=dict)
+    on_bad_row: OnBadRow = OnBadRow.FAIL
+    limits: Limits = field(default_factory=Limits)
+    remote: Remote | None = None
