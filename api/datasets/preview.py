@@ -8,14 +8,13 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, Field, ValidationError
 
 from api import serving
+from api.datasets.access import find_ready
 from api.documents import problems
 from api.infer.service import check_base
 from api.services import ProjectDep, Services, ServicesDep
-from api.text import Plain, is_id, said
+from api.text import Plain
 from core.errors import Busy, Conflict, FieldError, NotFound, TimedOut, Unavailable
-from models import dataset as datasets
-from models.dataset import Dataset, image_key
-from models.states import DatasetState, dataset_state
+from models.dataset import image_key
 from training.spec import ImageOptions
 from vlm.conversation import Example, Split
 from vlm.lookup import look_up
@@ -131,8 +130,9 @@ async def preview_dataset(
 
 def _find(services: Services, dataset_id: str, project: str, query: PreviewQuery) -> tuple[Example, int]:
     """Return the example, and how many there are of its row."""
-    dataset, digest = find_ready(services, dataset_id, project)
-    with services.storage.open(dataset.records_key(digest)) as stream:
+    dataset = find_ready(services, dataset_id, project=project)
+    assert dataset.digest is not None
+    with services.storage.open(dataset.records_key(dataset.digest)) as stream:
         lookup = look_up(stream, query.row)
     num_occurrences = len(lookup.examples)
     if num_occurrences == 0:
@@ -144,21 +144,6 @@ def _find(services: Services, dataset_id: str, project: str, query: PreviewQuery
         files = "1 file" if num_occurrences == 1 else f"{num_occurrences} files"
         raise NotFound(f"Row {query.row} is in {files} of the data set; there is no occurrence {query.occurrence}.")
     return lookup.examples[query.occurrence - 1], num_occurrences
-
-
-def find_ready(services: Services, dataset_id: str, project: str) -> tuple[Dataset, str]:
-    """Return a ready data set and its digest, or refuse with 404 (unknown) or 409 (not ready)."""
-    with services.database.read() as session:
-        found = datasets.get(session, dataset_id, project=project) if is_id(dataset_id) else None
-    if found is None:
-        raise NotFound(f"There is no data set {dataset_id!r}.")
-    dataset, work = found
-    state = dataset_state(work.state)
-    if state is DatasetState.READY:
-        assert dataset.digest is not None
-        return dataset, dataset.digest
-    why = said(work.failure) if work.failure else f"Wait until GET /datasets/{dataset_id} says ready."
-    raise Conflict(f"The data set {dataset_id} is {state}. {why}", state=state.value)
 
 
 def _body(example: Example, project: str) -> dict[str, Any]:

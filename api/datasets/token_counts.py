@@ -6,7 +6,8 @@ from fastapi import APIRouter, Query
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, Field
 
-from api.datasets.preview import ask, find_ready
+from api.datasets.access import find_ready
+from api.datasets.preview import ask
 from api.documents import problems
 from api.infer.service import check_base
 from api.services import ProjectDep, ServicesDep
@@ -63,10 +64,11 @@ async def count_dataset_tokens(
 ) -> TokensRead:
     """Show how long the examples are for a base model, and which of them a job would refuse. Decodes no picture."""
     check_base(query.base_model)
-    dataset, digest = await run_in_threadpool(find_ready, services, dataset_id, project)
+    dataset = await run_in_threadpool(find_ready, services, dataset_id, project=project)
+    assert dataset.digest is not None
     asked = {
         "base": query.base_model,
-        "table": dataset.records_key(digest),
+        "table": dataset.records_key(dataset.digest),
         "images": images_prefix(project),
         "at_most": query.at_most,
         "image": query.model_dump(include=set(ImageOptions.model_fields)),
