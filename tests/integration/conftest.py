@@ -2,6 +2,7 @@
 
 import io
 import json
+import threading
 import zipfile
 
 import pytest
@@ -10,10 +11,14 @@ from PIL import Image
 
 from api.app import create_app
 from core.db import Database
+from core.settings import Settings
 from models import dataset as datasets
 from models.states import Kind
 from models.work import Work
 from ops.migrate import upgrade
+from worker.kinds import Rooms
+from worker.sources import Sources
+from worker.validation import Validation
 
 
 @pytest.fixture
@@ -59,6 +64,11 @@ def ready_dataset(api_database) -> str:
             )
         )
     return "ds_ready"
+
+
+def validation_of(rooms: Rooms, settings: Settings) -> Validation:
+    """Return validation as a worker runs it, with sources that nobody stops."""
+    return Validation(rooms, Sources(settings, threading.Event()), remote_images=settings.remote_images)
 
 
 def zip_of(members: dict[str, bytes]) -> bytes:

@@ -11,10 +11,9 @@ from core.queue import Queue
 from core.storage import Storage
 from models.states import Kind
 from tests.conftest import wait_for
-from tests.integration.conftest import colours, zip_of
+from tests.integration.conftest import colours, validation_of, zip_of
 from worker.kinds import Rooms
 from worker.runner import Slot
-from worker.validation import Validation
 
 
 @pytest.fixture
@@ -26,7 +25,7 @@ def upload(client, api_database, settings):
         worker_id="wrk_1",
         database=api_database,
         settings=settings,
-        kinds={Kind.VALIDATION: Validation(rooms)},
+        kinds={Kind.VALIDATION: validation_of(rooms, settings)},
     )
     slot.start()
 
@@ -127,7 +126,7 @@ def test_a_set_that_is_not_ready_has_no_download_and_says_so(client, upload):
     dataset = upload(lines(12, b"{"))
     answer = client.get(f"/datasets/{dataset['id']}/download")
     assert answer.status_code == 409
-    assert answer.json()["detail"] == "The data set is failed; only a ready one can be downloaded."
+    assert f"is failed. GET /datasets/{dataset['id']}/report says what is wrong" in answer.json()["detail"]
     assert client.get("/datasets/ds_x/download").status_code == 404
 
 

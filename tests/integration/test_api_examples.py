@@ -16,10 +16,9 @@ from ingest.validate import validate
 from lensmith import ApiError, Client
 from models import leases
 from models.states import WorkState
-from tests.integration.conftest import zip_of
+from tests.integration.conftest import validation_of, zip_of
 from vlm.conversation import RECORDS_FILE, Example, Message, TextPart, write_examples
 from worker.kinds import Rooms
-from worker.validation import Validation
 
 NUM_ROWS = 24
 LONG = "a picture of one plain colour and of nothing else"
@@ -59,7 +58,8 @@ def small_set() -> bytes:
 @pytest.fixture
 def upload(client, api_database, settings, tmp_path):
     """A function that uploads a file and has it validated, in this process; returns the data set's id."""
-    validation = Validation(Rooms(api_database, client.app.state.services.storage, settings.layout))
+    rooms = Rooms(api_database, client.app.state.services.storage, settings.layout)
+    validation = validation_of(rooms, settings)
 
     def make(data: bytes) -> str:
         dataset_id = client.post("/datasets", files={"file": ("data.zip", data)}).json()["id"]
@@ -69,7 +69,7 @@ def upload(client, api_database, settings, tmp_path):
             claim = leases.claim(session, Queue.CPU, worker_id="w", lease_s=60)
         spec = validation.prepare(claim, staging)
         report = validate(staging / "upload", Container(spec["container"]), staging, Options(seed=spec["seed"]))
-        told = {"num_examples": report.rows.kept, "num_issues": report.num_issues, "num_images": 1}
+        told = {"num_examples": report.rows.kept, "num_issues": report.num_issues, "num_images": 1, "num_skipped": 0}
         result = told | {"digest": report.digest, "splits": report.splits}
         apply = validation.publish(claim, staging, result)
         with api_database.write() as session:

@@ -6,8 +6,8 @@ from models.dataset import Dataset
 from models.leases import Claim
 from models.states import Kind
 from models.work import Work
+from tests.integration.conftest import validation_of
 from worker.kinds import Rooms
-from worker.validation import Validation
 
 
 def test_the_child_is_told_the_container_and_the_mapping_of_columns(api_database, settings, tmp_path):
@@ -28,6 +28,6 @@ def test_the_child_is_told_the_container_and_the_mapping_of_columns(api_database
         session.flush()
         session.add(dataset)
     claim = Claim(work_id=dataset_id, project="default", kind=Kind.VALIDATION, fence=1, attempt=1)
-    spec = Validation(Rooms(api_database, storage, settings.layout)).prepare(claim, tmp_path)
+    spec = validation_of(Rooms(api_database, storage, settings.layout), settings).prepare(claim, tmp_path)
     assert (spec["container"], spec["columns"]) == ("tar", {"image": "img_path"})
     assert (tmp_path / "upload").read_bytes() == b"x"
