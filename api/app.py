@@ -15,6 +15,7 @@ from api.datasets import examples, pictures
 from api.datasets import preview as dataset_preview
 from api.datasets import routes as datasets
 from api.datasets import token_counts as dataset_tokens
+from api.datasets.sources import SourceRequest
 from api.infer import routes as infer
 from api.infer.schemas import InferRequest
 from api.jobs import routes as jobs
@@ -61,7 +62,7 @@ def create_app(settings: Settings) -> FastAPI:
         max_body_size=DEFAULT_BODY_BYTES,
         telemetry={"tracing": False},
     )
-    app.documented += (InferRequest,)
+    app.documented += (InferRequest, SourceRequest)
     app.add_middleware(Gate, settings=settings)
     metrics.install_metrics(app)
     install_problems(app)

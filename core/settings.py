@@ -4,7 +4,7 @@ from functools import cache
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal, Self
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -47,6 +47,14 @@ class Settings(BaseSettings):
     def _beat_within_the_lease(self) -> Self:
         if self.heartbeat_s * 3 > self.lease_s:
             raise ValueError(f"a lease of {self.lease_s} s needs heartbeats at least every {self.lease_s / 3:.3g} s.")
+        return self
+
+    @model_validator(mode="after")
+    def _sources_are_not_ours(self) -> Self:
+        """Whoever may name our own bucket as a source reads every project's objects."""
+        ours = urlsplit(self.storage_url or "").netloc
+        if ours in self.source_bucket_names:
+            raise ValueError(f"the bucket {ours} holds our own objects (LENSMITH_STORAGE_URL), so it can be no source.")
         return self
 
     @property

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
@@ -16,6 +17,7 @@ from ingest.split import Grouping, choose_validation
 from vlm.conversation import Example, ImagePart, Message, Split, TextPart, write_examples
 
 _KEY_BYTES = 16
+_OBJECT = "\ufffc"  # Unicode's own mark for what is no text
 
 
 class Written(BaseModel):
@@ -36,6 +38,7 @@ class ExampleSpool:
         self._by_content: dict[bytes, int] = {}
         self._splits_of_image: dict[bytes, tuple[Split, int]] = {}
         self._alike = AlikeTexts()
+        self._texts = array("Q")  # the hash of what each asks and answers
         self.places = Places()
 
     def __len__(self) -> int:
@@ -51,7 +54,9 @@ class ExampleSpool:
         content = _hash(_content(example))
         keys = [_key(sha256) for sha256 in images] or [content]
         self._grouping.add(keys)
-        self._alike.add(content, _hash(_folded(example)))
+        texts = _folded_texts(example)
+        self._alike.add(content, _hash(texts + "".join(example.images).encode()))
+        self._texts.append(int.from_bytes(_hash(texts)[:8], "little"))
         earlier = self._by_content.setdefault(content, number)
         if earlier != number:
             message = f"the example is the same as {self.places.shown(earlier)}."
@@ -59,6 +64,10 @@ class ExampleSpool:
                 rule=Rule.DUPLICATE_EXAMPLE, message=message, fix="Take one out, unless it should count twice."
             )
         yield from (leak.at(draft.split_pointer) for leak in self._leaks(keys, draft.split or "train", number))
+
+    def say_the_same(self, one: int, other: int) -> bool:
+        """Tell whether two examples ask and answer the same, whatever they show."""
+        return self._texts[one] == self._texts[other]
 
     def near_duplicates(self) -> list[tuple[int, int]]:
         """Return the numbers of examples that differ from an earlier one only in case and the like, and that one."""
@@ -139,10 +148,13 @@ def _content(example: Example, *, split: Split | None = None) -> bytes:
     return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
 
 
-def _folded(example: Example) -> bytes:
-    """Return an example without what the eye passes over."""
-    turns = [[message.role, fold(message.text), message.weight] for message in example.messages]
-    return json.dumps([example.images, turns], ensure_ascii=False).encode()
+def _folded_texts(example: Example) -> bytes:
+    """Return the turns of an example without what the eye passes over; a mark stands where an image does."""
+    turns = []
+    for message in example.messages:
+        text = "".join(_OBJECT if isinstance(part, ImagePart) else fold(part.text) for part in message.content)
+        turns.append((message.role, text, message.weight))
+    return json.dumps(turns, ensure_ascii=False).encode()
 
 
 def _key(sha256: str) -> bytes:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ingest.drafts import ImageReference
+from ingest.guard import without_query
 from ingest.images import VerifiedImage, verify
 from ingest.issues import FetchFailed, Finding, ImageRefused, Rule, SourceFault, shown
 from ingest.limits import Limits
@@ -118,10 +119,12 @@ class Gallery:
             try:
                 data = self._remote.fetch(url, max_bytes=self._limits.max_image_bytes)
             except FetchFailed as failed:
+                if failed.finding.rule is Rule.TOO_MUCH_DATA:  # of all rows together: never a row to be skipped
+                    raise SourceFault(failed.finding) from failed
                 self._by_url[url] = _Verdict(sha256=None, refusal=failed.finding)
             else:
                 self.num_fetched += 1
-                self._by_url[url] = _of(url, self._look_at(data, notes))
+                self._by_url[url] = _of(without_query(url), self._look_at(data, notes))
         return self._by_url[url]
 
     def _missing(self, path: str, source: Source) -> Finding:
@@ -183,7 +186,7 @@ def _of(path: str, verdict: _Verdict) -> _Verdict:
 def _not_fetched(url: str) -> Finding:
     return Finding(
         rule=Rule.REMOTE_IMAGE,
-        message=f"the image {shown(url)} lies elsewhere; this server fetches no images from the network.",
+        message=f"the image {shown(without_query(url))} lies elsewhere; this server fetches no images from the network.",
         fix="Put the image in as a data: URL, or upload a zip that holds it and write its path; or have the operator "
         "set LENSMITH_REMOTE_IMAGES=true, and https images are fetched.",
     )

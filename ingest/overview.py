@@ -31,7 +31,7 @@ def near_duplicate(earlier: str) -> Finding:
     """Return that an example says the same as an earlier one in other letters."""
     return Finding(
         rule=Rule.NEAR_DUPLICATE_EXAMPLE,
-        message=f"but for case, white space and forms of letters, the example is the same as {earlier}.",
+        message=f"but for case and white space, the example is the same as {earlier}.",
         fix="Write both alike, or take one out; else the model learns that either will do.",
     )
 

@@ -1,7 +1,7 @@
 """What is known of every stored image, in arrays: its sides, its size, its likeness, and the good rows that show it."""
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -60,24 +60,32 @@ class Pictures:
             self._first_users[number] = example
             self._pointers[number] = self._known_pointers.setdefault(pointer, len(self._known_pointers))
 
-    def lookalikes(self) -> list[Lookalike]:
-        """Return the pairs of images of different examples that look alike, in the order of the later example."""
+    def lookalikes(self, say_the_same: Callable[[int, int], bool]) -> list[Lookalike]:
+        """Return the pairs of images of different examples that look alike, in the order of the later example.
+
+        Args:
+            say_the_same: whether two examples, by their numbers, ask and answer the same.
+        """
         names, pointers = list(self._numbers), list(self._known_pointers)
+
+        def is_wanted(one: int, other: int) -> bool:
+            users = self._first_users[one], self._first_users[other]
+            return _NOBODY not in users and users[0] != users[1] and say_the_same(*users)
+
         found = []
-        for pair in self._alike.pairs():
-            one, other = sorted(pair, key=lambda number: (self._first_users[number], number))
-            if _NOBODY < self._first_users[one] < self._first_users[other]:
-                found.append(
-                    Lookalike(
-                        sha256=names[other].hex(),
-                        earlier_sha256=names[one].hex(),
-                        example=self._first_users[other],
-                        earlier=self._first_users[one],
-                        pointer=pointers[self._pointers[other]],
-                        is_leak=self._sides[one] | self._sides[other] == _BOTH
-                        and _BOTH not in (self._sides[one], self._sides[other]),
-                    )
+        for pair in self._alike.pairs(is_wanted):
+            one, other = sorted(pair, key=lambda number: self._first_users[number])
+            found.append(
+                Lookalike(
+                    sha256=names[other].hex(),
+                    earlier_sha256=names[one].hex(),
+                    example=self._first_users[other],
+                    earlier=self._first_users[one],
+                    pointer=pointers[self._pointers[other]],
+                    is_leak=self._sides[one] | self._sides[other] == _BOTH
+                    and _BOTH not in (self._sides[one], self._sides[other]),
                 )
+            )
         return sorted(found, key=lambda pair: (pair.example, pair.earlier))
 
     @property

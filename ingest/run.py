@@ -95,12 +95,13 @@ class _Reporter:
     def __init__(self, child: Child) -> None:
         self._child = child
         self._next = 0.0
+        self._told: int | None = None
 
     def rows_done(self, done: int, total: int | None) -> None:
         self._child.check_stop()
         now = time.monotonic()
-        if now >= self._next or done == total:
-            self._next = now + _PROGRESS_PERIOD_S
+        if now >= self._next or (done == total and done != self._told):
+            self._next, self._told = now + _PROGRESS_PERIOD_S, done
             self._child.events.emit(Progress(step=done, total_steps=total))
 
 

@@ -21,6 +21,7 @@ MAGIC = b"ustar"
 MAGIC_AT = 257
 BLOCK_BYTES = 512
 _MAX_EXTENSION_BYTES = MIB  # a long name, or a PAX header with attributes of the file system
+_SPARSE = "GNU.sparse."
 _HEADERS_PER_MEMBER = 4  # a long name, a long link, a PAX header, and its own
 _FILES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 _PAX = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
@@ -150,7 +151,7 @@ class _Walk:
         """Return the name and the size of a member, when it may be taken."""
         name = extended.get("path", _text(header.name.encode("latin-1")))
         self._count(name)
-        is_sparse = any(key.startswith("GNU.sparse.") for key in extended)
+        is_sparse = _SPARSE in extended
         _check_member(name, tarfile.GNUTYPE_SPARSE if is_sparse else header.type)
         size = extended.get("size", str(header.size))
         if not (size.isascii() and size.isdigit() and len(size) < 20):
@@ -226,7 +227,9 @@ def _pax(data: bytes) -> dict[str, str]:
             records[key] = value
     except ValueError as error:
         raise damaged("a PAX header of the tar cannot be read") from error
-    return {key: value for key, value in records.items() if key in ("path", "size") or key.startswith("GNU.sparse.")}
+    found = {key: value for key, value in records.items() if key in ("path", "size")}
+    is_sparse = any(key.startswith(_SPARSE) for key in records)  # one mark for all: their number has no bound
+    return found | ({_SPARSE: ""} if is_sparse else {})
 
 
 def _record(data: bytes, at: int) -> tuple[str, str, int]:

@@ -56,7 +56,7 @@ def validate(
                 validation.read(source, on_progress)
         except SourceFault as fault:
             validation.refuse(fault.finding, row=fault.row, file=fault.file)
-        report = validation.finish(container)
+        report = validation.finish(container, on_progress)
     report.write(out)
     return report
 
@@ -98,7 +98,7 @@ class _Validation:
         self._log.add(finding, row=row, file=file)
         self._refusal = self._refusal or Issue.of(finding, row=row, file=file)
 
-    def finish(self, container: Container) -> Report:
+    def finish(self, container: Container, on_progress: OnProgress) -> Report:
         """Look at the whole, write the table unless the data set is refused, and return the report."""
         statistics = self._tally.statistics(
             long_sides_px=self._pictures.long_sides_px,
@@ -108,7 +108,7 @@ class _Validation:
         self._check_count()
         for finding in label_imbalance(statistics.labels):
             self._log.add(finding)
-        alike = self._compare()
+        alike = self._compare(on_progress)
         written = self._write(alike) if self._refusal is None else None
         return Report(
             container=container,
@@ -125,9 +125,14 @@ class _Validation:
             digest=written.digest if written else None,
         )
 
-    def _compare(self) -> list[Lookalike]:
+    def _compare(self, on_progress: OnProgress) -> list[Lookalike]:
         """Report what is nearly the same, each image and each example once, and return the images that look alike."""
-        places, alike = self._spool.places, self._pictures.lookalikes()
+
+        def say_the_same(one: int, other: int) -> bool:
+            on_progress(self._num_read, self._num_read)  # whoever wants this to stop says so here
+            return self._spool.say_the_same(one, other)
+
+        places, alike = self._spool.places, self._pictures.lookalikes(say_the_same)
         gravest = {found.sha256: found for found in sorted(alike, key=lambda found: (found.is_leak, -found.earlier))}
         for found in sorted(gravest.values(), key=lambda found: found.example):
             self._report_at(found.example, look_alike(found, places.shown(found.earlier)))

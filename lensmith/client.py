@@ -125,6 +125,19 @@ class Datasets:
             files = {"file": (f"{path.resolve().name}.zip" if is_folder else path.name, stream)}
             return Dataset.model_validate(self._transport.post("/datasets", data=fields, files=files))
 
+    def create(
+        self,
+        source: str,
+        *,
+        name: str | None = None,
+        columns: Mapping[str, str] | None = None,
+        on_bad_row: str | None = None,
+    ) -> Dataset:
+        """Have a worker fetch a file (`https://...` or `s3://bucket/key`, as far as the operator allows) and validate it."""
+        asked = {"source": source, "name": name, "columns": columns and dict(columns), "on_bad_row": on_bad_row}
+        body = {key: value for key, value in asked.items() if value}
+        return Dataset.model_validate(self._transport.post("/datasets", json=body))
+
     def get(self, dataset_id: str) -> Dataset:
         """Return a data set."""
         return Dataset.model_validate(self._transport.get(f"/datasets/{dataset_id}"))

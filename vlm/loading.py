@@ -116,7 +116,7 @@ def resolve(name: str, *, models_dir: Path, with_weights: bool = True) -> Resolv
     if Path(name).is_absolute():
         return ResolvedBase(id=name, source=name, revision=folder_digest(Path(name)))
     hub_id = name if entry is None or entry.hub_id is None else entry.hub_id
-    folder = _fetch(hub_id, _HUB_SETTINGS + _HUB_WEIGHTS if with_weights else _HUB_SETTINGS)
+    folder = _fetch(hub_id, with_weights=with_weights)
     return ResolvedBase(id=name if entry is None else entry.id, source=str(folder), revision=folder.name)
 
 
@@ -264,10 +264,16 @@ def _read_config(resolved: ResolvedBase) -> PretrainedConfig:
     return config
 
 
-def _fetch(hub_id: str, patterns: list[str]) -> Path:
-    """Return the snapshot of a Hub model; without a network, what the cache holds of it."""
+def _fetch(hub_id: str, *, with_weights: bool) -> Path:
+    """Return the snapshot of a Hub model; without a network, what the cache holds of it.
+
+    Without weights not even their index is fetched: by that `catalog.is_local` knows a model that is whole.
+    """
+    wanted: dict[str, Any] = {"allow_patterns": _HUB_SETTINGS, "ignore_patterns": [catalog.WEIGHTS_INDEX]}
+    if with_weights:
+        wanted = {"allow_patterns": _HUB_SETTINGS + _HUB_WEIGHTS}
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=patterns))
+        folder = Path(snapshot_download(hub_id, **wanted))
     except GatedRepoError as error:
         raise _failure(
             f"the weights of {hub_id!r} are gated",
@@ -279,12 +285,19 @@ def _fetch(hub_id: str, patterns: list[str]) -> Path:
             remedy="Check the spelling; for a private model set HF_TOKEN for the worker.",
         ) from error
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, httpx2.TransportError) as error:
-        raise _failure(
-            f"the weights of {hub_id!r} are not on this machine and the Hub cannot be reached",
-            remedy="Put the model into the Hugging Face cache, give an absolute folder, or retry with a network; "
-            "`lensmith-demo` works offline.",
-            retryable=True,
-        ) from error
+        raise _not_here(hub_id) from error
+    if with_weights and not any(folder.glob("*.safetensors")):  # a preview was here before, and the network is away
+        raise _not_here(hub_id)
+    return folder
+
+
+def _not_here(hub_id: str) -> WorkFailed:
+    return _failure(
+        f"the weights of {hub_id!r} are not on this machine and the Hub cannot be reached",
+        remedy="Put the model into the Hugging Face cache, give an absolute folder, or retry with a network; "
+        "`lensmith-demo` works offline.",
+        retryable=True,
+    )
 
 
 def _incomplete(resolved: ResolvedBase, reason: str) -> WorkFailed:

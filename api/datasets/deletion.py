@@ -2,6 +2,7 @@
 
 from sqlmodel import Session
 
+from api.datasets.table import Table
 from api.services import ProjectDep, ServicesDep
 from api.text import is_id
 from core.errors import Conflict, NotFound, WorkFailed
@@ -28,6 +29,7 @@ def delete_dataset(dataset_id: str, services: ServicesDep, project: ProjectDep) 
     with services.database.write() as session:
         dataset = _delete(session, dataset_id, project=project)
     _remove_objects(services.storage, dataset)
+    Table.forget(dataset, layout=services.settings.layout)
 
 
 def _delete(session: Session, dataset_id: str, *, project: str) -> Dataset:

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from fastapi import Depends, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from api.documents import REFERENCE
 from api.text import NAME_CHARS, Link, Name, is_control
 from core.errors import Invalid, TooLarge
 from core.http import invalid_from, read_json
@@ -33,7 +34,7 @@ OPENAPI_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {
-            "application/json": {"schema": SourceRequest.model_json_schema()},
+            "application/json": {"schema": {"$ref": REFERENCE.format(model=SourceRequest.__name__)}},
             "multipart/form-data": {"schema": {"required": ["file"]}},
         },
     }
@@ -68,4 +69,12 @@ def dataset_of(asked: SourceRequest, settings: Settings, *, dataset_id: str, pro
     filename = "".join(c for c in name_of(asked.source) if not is_control(c))[:255] or "dataset"
     name = asked.name or filename.rpartition(".")[0][:NAME_CHARS] or filename[:NAME_CHARS]
     columns = None if asked.columns is None else check_columns(asked.columns)
-    return Dataset(id=dataset_id, project=project, name=name, filename=filename, source=asked.source, columns=columns)
+    return Dataset(
+        id=dataset_id,
+        project=project,
+        name=name,
+        filename=filename,
+        source=asked.source,
+        columns=columns,
+        on_bad_row=asked.on_bad_row.value,
+    )

@@ -78,6 +78,11 @@ class Table:
                 shutil.rmtree(temporary, ignore_errors=True)
         return cls(target)
 
+    @staticmethod
+    def forget(dataset: Dataset, *, layout: Layout) -> None:
+        """Remove the copy of a data set's table from this machine, if there is one."""
+        shutil.rmtree(layout.tables / f"{dataset.id}-{dataset.digest}", ignore_errors=True)
+
     def page(self, wanted: Wanted, *, start: int, limit: int) -> tuple[list[Example], int | None]:
         """Return up to `limit` examples from the position `start` on, and the position to go on at; None at the end.
 

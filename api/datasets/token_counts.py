@@ -37,7 +37,7 @@ class TokenSpread(BaseModel):
 class TokensAnswer(BaseModel):
     """What serving answers. Counts are of the measured examples; of the rows they mean, the first 20 are listed."""
 
-    num_sampled: int = Field(description="how many examples were measured")
+    num_sampled: int = Field(description="how many examples were looked at")
     context_tokens: int = Field(description="the longest sequence that the base model takes")
     tokens: TokenSpread = Field(description="per example, images included")
     image_tokens: TokenSpread = Field(description="per example, those around tiles included")

@@ -1,5 +1,6 @@
 """Data sets by their source: asked for over the API, fetched by a worker from a real server on loopback."""
 
+import json
 import threading
 
 import pytest
@@ -90,6 +91,17 @@ def test_a_file_at_a_url_becomes_a_ready_data_set(client, work, there, settings)
     assert (ended["container"], ended["size_bytes"]) == ("zip", len(data))
     kept = settings.layout.storage / "default/datasets" / made["id"] / f"upload-{ended['sha256']}"
     assert kept.read_bytes() == data
+
+
+def test_a_source_is_read_as_the_body_says(client, work, there):
+    """The body's `on_bad_row` was taken and forgotten: the first bad row refused the set."""
+    talks = [[{"role": "user", "content": str(i)}, {"role": "assistant", "content": "x" * i}] for i in range(1, 13)]
+    lines = [json.dumps({"talk": talk}) for talk in talks] + ["{"]
+    url = there.gives("/a.jsonl", "\n".join(lines).encode())
+    made = ask(client, url, on_bad_row="skip", columns={"messages": "talk"})
+    assert (made["on_bad_row"], made["columns"]) == ("skip", {"messages": "talk"})
+    dataset = work(client, made["id"])
+    assert (dataset["state"], dataset["num_examples"], dataset["num_skipped"]) == ("ready", 12, 1)
 
 
 def test_the_next_attempt_reads_the_bytes_of_the_first(client, work, there, api_database, settings):

@@ -50,6 +50,12 @@ def test_the_variables_of_the_contract_are_read(monkeypatch):
     assert (settings.log_format, settings.port) == ("json", 9)
 
 
+def test_our_own_bucket_can_be_no_source_of_callers():
+    with pytest.raises(ValueError, match="the bucket lensmith holds our own objects"):
+        Settings(storage_url="s3://lensmith/objects", source_buckets="open, lensmith")
+    Settings(storage_url="s3://lensmith/objects", source_buckets="open")
+
+
 def test_a_heartbeat_that_is_too_slow_for_its_lease_is_refused():
     with pytest.raises(ValueError, match="heartbeats at least every 2 s"):
         Settings(lease_s=6, heartbeat_s=5)

@@ -5,7 +5,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from PIL import Image, ImageEnhance
+from PIL import Image, ImageDraw, ImageEnhance, ImageFont
 
 from examples.digits.sample import NUM_UPLOADED, digits, write_zip
 from ingest.issues import Rule, Severity
@@ -35,7 +35,8 @@ AGAIN = {
 
 
 def rows(names, **more):
-    return [{"image": name, "question": "What?", "answer": f"It is {i}.", **more} for i, name in enumerate(names)]
+    said = "A picture of soft blots in several colours, such as no other number has."  # too long to be a label
+    return [{"image": name, "question": "What?", "answer": said, **more} for name in names]
 
 
 def found(report):
@@ -105,13 +106,18 @@ def test_a_set_of_pictures_that_all_look_alike_can_be_split_all_the_same(make, c
 
 @pytest.mark.parametrize(
     ("question", "answer"),
-    [("which?", "0"), ("  Which?\n", "0"), ("Which?", "0 "), ("\uff37hich?", "0"), ("Wh\u2170ch?", "0")],
+    [("which?", "0"), ("  Which?\n", "0"), ("Which?", "0 ")],
 )
 def test_an_example_that_differs_in_what_the_eye_passes_over_is_said(question, answer, make, check):
     row = {"image": "images/0.png", "question": question, "answer": answer}
     report = check(make.good_zip(20, rows=[row]))
     assert found(report) == [(Rule.NEAR_DUPLICATE_EXAMPLE, 21, "#")]
     assert 'row 1 of "train.jsonl"' in report.issues[0].message
+
+
+def test_what_means_another_thing_is_no_duplicate(make, check):
+    rows = [{"image": "images/0.png", "question": text, "answer": "0"} for text in ("x\u00b2?", "x2?")]
+    assert found(check(make.good_zip(20, rows=rows))) == []
 
 
 def test_the_same_example_is_a_duplicate_and_not_a_near_one_as_well(make, check):
@@ -155,9 +161,8 @@ def test_very_many_like_pictures_are_compared_with_a_few_each():
         levels = np.asarray(scene(1, (32, 32)).convert("L")).tobytes()
         for number in range(2000):
             alike.add(number, levels)
-        pairs = alike.pairs()
-    assert len(pairs) < 4 * 2000
-    assert {later for later, _ in pairs} == set(range(1, 2000))
+        pairs = alike.pairs(lambda _later, _earlier: True)
+    assert [later for later, _ in pairs] == list(range(1, 2000)), "each is named once, with one earlier"
 
 
 def test_an_example_takes_few_bytes_and_is_found_among_very_many():
@@ -169,3 +174,21 @@ def test_an_example_takes_few_bytes_and_is_found_among_very_many():
     tracemalloc.stop()
     assert texts.pairs() == [(49_990 + i, i) for i in range(10)]
     assert peak < 40 * 50_000
+
+
+def page(number, size=(620, 877)):
+    """Return one form that many people filled in: only the number on it differs."""
+    image = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(image)
+    draw.rectangle((0, 0, size[0], 90), fill="navy")
+    for line in range(160, size[1] - 60, 40):
+        draw.line((60, line, size[0] - 60, line), fill="grey")
+    draw.text((80, 300), f"No. {number:05}", fill="black", font=ImageFont.load_default(size=22))
+    return image
+
+
+def test_forms_that_differ_in_a_number_are_no_duplicates_when_their_answers_differ(make, check):
+    """At 32 pixels they are one picture: 39 of 40 clean invoices were called duplicates of each other."""
+    files = {f"{i}.png": saved(page(12345 + i)) for i in range(40)}
+    asked = [{"image": name, "question": "Which number?", "answer": str(12345 + i)} for i, name in enumerate(files)]
+    assert found(check(make.zip(files | {"a.jsonl": make.lines(asked)}))) == []

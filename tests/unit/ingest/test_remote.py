@@ -15,6 +15,7 @@ from ingest.issues import FetchFailed, Rule
 from ingest.limits import Limits, RemoteLimits
 from ingest.options import Options
 from ingest.remote import RemoteImages, read_url
+from ingest.skipped import OnBadRow
 from ingest.validate import validate
 from tests.unit.ingest.elsewhere import Elsewhere, serving
 from vlm.conversation import read_examples
@@ -333,3 +334,25 @@ def test_what_came_is_looked_at_like_any_image(make, check, there):
     ]
     assert all(issue.fix and issue.pointer == "#/image" for issue in errors)
     assert errors[0].message.startswith(f'"{there.url("/page")}": the file is HTML')
+
+
+def test_no_issue_shows_the_query_of_a_url_which_may_be_a_signature(make, check, there, tmp_path):
+    signed = [there.gives(path, data) for path, data in (("/a?sig=secret", b"nothing"), ("/b?sig=secret", b""))]
+    report = check([question(url) for url in signed])
+    assert len(report.issues) >= 2
+    bare = tmp_path / "bare.jsonl"
+    bare.write_bytes(make.lines([question(signed[0])]))
+    (tmp_path / "off").mkdir()
+    off = validate(bare, Container.JSONL, tmp_path / "off", Options())
+    assert off.refusal.rule is Rule.REMOTE_IMAGE
+    assert "secret" not in report.model_dump_json() + off.model_dump_json()
+
+
+def test_a_share_that_is_used_up_refuses_the_set_even_where_bad_rows_are_skipped(make, there, tmp_path):
+    """A slow network would have made another, smaller data set of the same upload."""
+    path, out = tmp_path / "rows.jsonl", tmp_path / "out"
+    path.write_bytes(make.lines([question(there.gives(f"/{i}.png", make.image(i))) for i in range(12)]))
+    out.mkdir()
+    remote = images(there.guard(), max_urls=5)
+    report = validate(path, Container.JSONL, out, Options(remote=remote, on_bad_row=OnBadRow.SKIP))
+    assert (report.refusal.rule, report.digest) == (Rule.TOO_MUCH_DATA, None)

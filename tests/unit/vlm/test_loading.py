@@ -125,3 +125,15 @@ def test_a_cpu_computes_in_bfloat16_only_with_instructions_for_it(monkeypatch, a
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
     assert loading.preferred_dtype() == dtype
+
+
+def test_a_snapshot_that_a_preview_left_without_weights_is_not_a_base_to_train(monkeypatch, tmp_path, models_dir):
+    """Only settings are fetched for a preview; without a network the rest then looked like a broken folder."""
+    (tmp_path / "config.json").write_text("{}")
+    asked = []
+    monkeypatch.setattr(loading, "snapshot_download", lambda _, **wanted: asked.append(wanted) or str(tmp_path))
+    assert loading.resolve("smolvlm-256m", models_dir=models_dir, with_weights=False).source == str(tmp_path)
+    assert asked[0]["ignore_patterns"] == ["model.safetensors.index.json"], "by it a model looks whole"
+    failure = _failure("smolvlm-256m", models_dir)
+    assert failure.retryable
+    assert "not on this machine" in failure.detail
