@@ -167,15 +167,15 @@ class Datasets:
         *,
         base_model: str,
         row: int,
-        occurrence: int | None = None,
+        file: str | None = None,
         longest_edge: int | None = None,
         split: bool | None = None,
     ) -> Preview:
         """Return what a base model sees of one row, and which tokens are learned.
 
-        `longest_edge` and `split` are the image options of a job; `occurrence` is for uploads of several files.
+        `longest_edge` and `split` are the image options of a job; `file` is for uploads of several files.
         """
-        asked = {"base_model": base_model, "row": row, "occurrence": occurrence}
+        asked = {"base_model": base_model, "row": row, "file": file}
         image = {"longest_edge": longest_edge, "split": split}
         return Preview.model_validate(self._transport.get(f"/datasets/{dataset_id}/preview", **asked, **image))
 

@@ -166,7 +166,7 @@ def preview_dataset(
     dataset_id: str,
     base_model: Annotated[str, typer.Option(help="an id of the catalogue, a Hub id or a local folder")],
     row: Annotated[int, typer.Option(help="its number in the report")],
-    occurrence: Annotated[int | None, typer.Option(help="which of several files that have this row")] = None,
+    file: Annotated[str | None, typer.Option(help="which of several files that have this row")] = None,
     longest_edge: Annotated[int | None, typer.Option(help="image.longest_edge of the job")] = None,
     *,
     split: Annotated[bool | None, typer.Option("--split/--no-split", help="image.split of the job")] = None,
@@ -175,7 +175,7 @@ def preview_dataset(
     """Show what a base model sees of one row; what it learns is highlighted, or in brackets where there is no colour."""
     with Client() as client:
         preview = client.datasets.preview(
-            dataset_id, base_model=base_model, row=row, occurrence=occurrence, longest_edge=longest_edge, split=split
+            dataset_id, base_model=base_model, row=row, file=file, longest_edge=longest_edge, split=split
         )
     if as_json:
         typer.echo(preview.model_dump_json())

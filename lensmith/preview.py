@@ -52,7 +52,7 @@ def _visible(text: str) -> str:
 
 def _counts(preview: Preview) -> str:
     return (
-        f"row {preview.row} ({preview.split}): {preview.num_tokens:,} tokens, {preview.num_image_tokens:,} for images, "
+        f"row {preview.row}{f' of {_visible(preview.file)}' if preview.file else ''} ({preview.split}): {preview.num_tokens:,} tokens, {preview.num_image_tokens:,} for images, "
         f"{preview.num_learned_tokens:,} learned; {preview.base_model} takes {preview.context_tokens:,}"
     )
 
@@ -69,5 +69,3 @@ def _remarks(preview: Preview) -> Iterator[str]:
         yield f"A job would refuse this row: {preview.refusal}"
     if preview.is_shortened:
         yield "There is more than is shown here: tokens or tiles are left out, the counts are whole."
-    if preview.num_occurrences > 1:
-        yield f"{preview.num_occurrences} files have a row {preview.row}; --occurrence chooses."

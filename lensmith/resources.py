@@ -94,7 +94,7 @@ class Preview(_Value):
     base_model: str
     row: int
     split: str
-    num_occurrences: int
+    file: str | None
     text: str
     tokens: tuple[PreviewToken, ...]
     num_tokens: int

@@ -9,7 +9,7 @@ from PIL import Image
 from core.errors import WorkFailed
 from core.storage import Storage
 from serving.image_options import with_options
-from serving.wire import Spread, TokenCounts
+from serving.wire import RowPlace, Spread, TokenCounts
 from training import checks
 from training.checks import Limits
 from training.encoding import Encoder, Measure
@@ -60,23 +60,26 @@ def count_tokens(
     """
     base = dataclasses.replace(base, processor=with_options(base.processor, options))
     encoder, limits = Encoder(base.processor, base.family, pictures), Limits.of(base)
-    measured: list[tuple[int, Measure]] = []
-    unreadable: list[int] = []
+    measured: list[tuple[RowPlace, Measure]] = []
+    unreadable: list[RowPlace] = []
     for example in examples:
         check_time()
+        place = RowPlace(file=example.file, row=example.row)
         try:
             checks.check_text(example, limits.reserved)
         except WorkFailed:
-            unreadable.append(example.row)
+            unreadable.append(place)
         else:
-            measured.append((example.row, encoder.measure(example)))
+            measured.append((place, encoder.measure(example)))
     return _counts(measured, unreadable, limits)
 
 
-def _counts(measured: Sequence[tuple[int, Measure]], unreadable: Sequence[int], limits: Limits) -> TokenCounts:
+def _counts(
+    measured: Sequence[tuple[RowPlace, Measure]], unreadable: Sequence[RowPlace], limits: Limits
+) -> TokenCounts:
     measures = [measure for _, measure in measured]
-    too_long = [row for row, measure in measured if measure.tokens > limits.context_tokens]
-    nothing = [row for row, measure in measured if measure.labelled_tokens == 0]
+    too_long = [place for place, measure in measured if measure.tokens > limits.context_tokens]
+    nothing = [place for place, measure in measured if measure.labelled_tokens == 0]
     tokens = sum(measure.tokens for measure in measures)
     return TokenCounts(
         num_sampled=len(measures) + len(unreadable),

@@ -134,6 +134,13 @@ class Spread(BaseModel):
     max: int
 
 
+class RowPlace(BaseModel):
+    """Where a row is in the upload."""
+
+    file: str | None
+    row: int
+
+
 class TokenCounts(BaseModel):
     """How long the measured examples are. Rows are the first few, counts are of all that were measured."""
 
@@ -143,11 +150,11 @@ class TokenCounts(BaseModel):
     image_tokens: Spread
     learned_ratio: float
     num_too_long: int
-    too_long_rows: tuple[int, ...]
+    too_long_rows: tuple[RowPlace, ...]
     num_nothing_learned: int
-    nothing_learned_rows: tuple[int, ...]
+    nothing_learned_rows: tuple[RowPlace, ...]
     num_unreadable: int
-    unreadable_rows: tuple[int, ...]
+    unreadable_rows: tuple[RowPlace, ...]
 
 
 class TokenRun(BaseModel):

@@ -17,7 +17,7 @@ class Lookup:
     """What was found.
 
     Attributes:
-        examples: Every example of this row; several when several files of the upload have it. Else empty.
+        examples: Every example of this row, each of another file of the upload. Else empty.
         first_row: The lowest row of the table; 0 when the table is empty.
         last_row: The highest.
     """

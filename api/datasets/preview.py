@@ -13,7 +13,7 @@ from api.documents import problems
 from api.infer.service import check_base
 from api.services import ProjectDep, Services, ServicesDep
 from api.text import Plain
-from core.errors import Busy, Conflict, FieldError, NotFound, TimedOut, Unavailable
+from core.errors import Busy, Conflict, FieldError, Invalid, NotFound, TimedOut, Unavailable
 from models.dataset import image_key
 from training.spec import ImageOptions
 from vlm.conversation import Example, Split
@@ -29,7 +29,7 @@ class PreviewQuery(ImageOptions):
 
     base_model: Plain = Field(max_length=500, description="as in POST /jobs")
     row: int = Field(ge=1, lt=2**63, description="as in the report: the line of its file, from 1")
-    occurrence: int = Field(1, ge=1, lt=2**31, description="which of several files that have a row of this number")
+    file: Plain | None = Field(None, max_length=4096, description="as in the report, where several files have this row")
 
 
 class PreviewToken(BaseModel):
@@ -100,8 +100,7 @@ class PreviewRead(PreviewAnswer):
     base_model: str
     row: int
     split: Split = Field(description="of the data set")
-    occurrence: int
-    num_occurrences: int = Field(description="how many files of the upload have a row of this number")
+    file: str | None = Field(description="of the upload, that the row is in")
 
 
 @router.get("/{dataset_id}/preview", responses=problems(NotFound, Conflict, Busy, Unavailable, TimedOut))
@@ -113,7 +112,7 @@ async def preview_dataset(
     Tokens and their loss come from the code that makes the batches of a training run.
     """
     check_base(query.base_model)
-    example, num_occurrences = await run_in_threadpool(_find, services, dataset_id, project, query)
+    example = await run_in_threadpool(_find, services, dataset_id, project, query)
     image = query.model_dump(include=set(ImageOptions.model_fields))
     asked = {"base": query.base_model, "row": _body(example, project), "image": image}
     answer = await ask(services, "/preview", asked, PreviewAnswer)
@@ -123,27 +122,27 @@ async def preview_dataset(
         base_model=query.base_model,
         row=query.row,
         split=example.split,
-        occurrence=query.occurrence,
-        num_occurrences=num_occurrences,
+        file=example.file,
     )
 
 
-def _find(services: Services, dataset_id: str, project: str, query: PreviewQuery) -> tuple[Example, int]:
-    """Return the example, and how many there are of its row."""
+def _find(services: Services, dataset_id: str, project: str, query: PreviewQuery) -> Example:
     dataset = find_ready(services, dataset_id, project=project)
     assert dataset.digest is not None
     with services.storage.open(dataset.records_key(dataset.digest)) as stream:
         lookup = look_up(stream, query.row)
-    num_occurrences = len(lookup.examples)
-    if num_occurrences == 0:
+    if not lookup.examples:
         raise NotFound(
             f"The data set {dataset_id} has no row {query.row}: its {dataset.num_examples} examples are of the rows "
             f"{lookup.first_row} to {lookup.last_row}, without those that were refused."
         )
-    if query.occurrence > num_occurrences:
-        files = "1 file" if num_occurrences == 1 else f"{num_occurrences} files"
-        raise NotFound(f"Row {query.row} is in {files} of the data set; there is no occurrence {query.occurrence}.")
-    return lookup.examples[query.occurrence - 1], num_occurrences
+    chosen = [example for example in lookup.examples if query.file in (None, example.file)]
+    if len(chosen) == 1:
+        return chosen[0]
+    files = ", ".join(sorted(str(example.file) for example in lookup.examples))
+    if not chosen:
+        raise NotFound(f"Row {query.row} is not in {query.file}; it is in {files}.")
+    raise Invalid.field("#/file", f"Row {query.row} is in {len(chosen)} files: {files}. Say in which with file.")
 
 
 def _body(example: Example, project: str) -> dict[str, Any]:

@@ -34,6 +34,13 @@ class TokenSpread(BaseModel):
     max: int
 
 
+class RowPlace(BaseModel):
+    """Where a row is in the upload, as in the report."""
+
+    file: str | None
+    row: int
+
+
 class TokensAnswer(BaseModel):
     """What serving answers. Counts are of the measured examples; of the rows they mean, the first 20 are listed."""
 
@@ -43,11 +50,11 @@ class TokensAnswer(BaseModel):
     image_tokens: TokenSpread = Field(description="per example, those around tiles included")
     learned_ratio: float = Field(description="share of all tokens that carry loss")
     num_too_long: int = Field(description="examples that are longer than the context; a job would refuse them")
-    too_long_rows: list[int]
+    too_long_rows: list[RowPlace]
     num_nothing_learned: int = Field(description="examples without any token that carries loss")
-    nothing_learned_rows: list[int]
+    nothing_learned_rows: list[RowPlace]
     num_unreadable: int = Field(description="examples with tokens of this base model's own in their text; not measured")
-    unreadable_rows: list[int]
+    unreadable_rows: list[RowPlace]
 
 
 class TokensRead(TokensAnswer):

@@ -48,6 +48,7 @@ def dataset(settings, api_database, tmp_path) -> str:
     examples = (
         Example(
             row=row,
+            file="a.jsonl" if place < 4 else "b.jsonl",
             split="validation" if row == 5 else "train",
             messages=(
                 Message(role="user", content=(ImagePart(), TextPart(text=f"Question {place}?"))),
@@ -157,11 +158,16 @@ def test_a_wrong_question_about_lengths_is_pointed_at(beside, serving, dataset, 
 
 def test_a_row_of_several_files_can_be_told_apart(beside, serving, dataset):
     serving.reply = refusal("#/row")
-    for query, question in (({}, "Question 0?"), ({"occurrence": 2}, "Question 4?")):
-        preview(beside, dataset, status=422, row=2, **query)
+    for file, question in (("a.jsonl", "Question 0?"), ("b.jsonl", "Question 4?")):
+        preview(beside, dataset, status=422, row=2, file=file)
         assert serving.asked[-1]["row"]["messages"][0]["content"][1]["text"] == question
-    problem = preview(beside, dataset, status=404, row=2, occurrence=3)
-    assert problem["detail"] == "Row 2 is in 2 files of the data set; there is no occurrence 3."
+    num_asked = len(serving.asked)
+    problem = preview(beside, dataset, status=422, row=2)
+    assert pointers(problem) == ["#/file"]
+    assert "Row 2 is in 2 files: a.jsonl, b.jsonl." in problem["detail"]
+    problem = preview(beside, dataset, status=404, row=2, file="c.jsonl")
+    assert problem["detail"] == "Row 2 is not in c.jsonl; it is in a.jsonl, b.jsonl."
+    assert len(serving.asked) == num_asked
 
 
 @pytest.mark.parametrize("row", [1, 4, 9])

@@ -24,7 +24,7 @@ PREVIEW = {
     "base_model": "tiny",
     "row": 7,
     "split": "train",
-    "num_occurrences": 1,
+    "file": "a.jsonl",
     "text": f"User:<image>{TRAP}\nAssistant: {TRAP}",
     "tokens": [
         token("User:"),
@@ -83,18 +83,17 @@ def test_a_terminal_obeys_nothing_that_a_data_set_holds(shown):
 
 def test_counts_and_grids_are_lines_of_their_own(shown):
     lines = shown().splitlines()
-    assert "row 7 (train): 1,300 tokens, 1,201 for images, 4 learned; tiny takes 8,192" in lines
+    assert "row 7 of a.jsonl (train): 1,300 tokens, 1,201 for images, 4 learned; tiny takes 8,192" in lines
     assert "image 1: 640 x 480 px, 3 rows x 4 columns and the whole: 13 tiles, 1,201 tokens" in lines
     assert "image 2: 640 x 480 px, the whole, not cut: 1 tile, 67 tokens" in lines
     assert len(lines) == 6
 
 
 def test_what_a_job_would_refuse_and_what_is_left_out_is_said(shown):
-    printed = shown(refusal=f"Row 7: {TRAP}.", is_shortened=True, num_occurrences=2, tokens=[])
+    printed = shown(refusal=f"Row 7: {TRAP}.", is_shortened=True, tokens=[])
     assert PREVIEW["text"] in printed
     assert f"A job would refuse this row: Row 7: {TRAP}." in printed
     assert "left out" in printed
-    assert "2 files have a row 7; --occurrence chooses." in printed
 
 
 def test_the_command_asks_for_what_it_was_given(server, run, monkeypatch):
@@ -102,7 +101,7 @@ def test_the_command_asks_for_what_it_was_given(server, run, monkeypatch):
     asked = []
     handler = server.RequestHandlerClass
     monkeypatch.setattr(handler, "do_GET", lambda self, get=handler.do_GET: (asked.append(self.path), get(self)))
-    options = ("--base-model", "a/b", "--row", "7", "--longest-edge", "64", "--no-split", "--occurrence", "2")
+    options = ("--base-model", "a/b", "--row", "7", "--longest-edge", "64", "--no-split", "--file", "a.jsonl")
     status, printed, _ = run("datasets", "preview", "ds_1", *options)
     assert status == 0
     assert TRAP in printed
@@ -113,7 +112,7 @@ def test_the_command_asks_for_what_it_was_given(server, run, monkeypatch):
         "row": ["7"],
         "longest_edge": ["64"],
         "split": ["false"],
-        "occurrence": ["2"],
+        "file": ["a.jsonl"],
     }
 
 

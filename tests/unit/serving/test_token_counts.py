@@ -38,7 +38,7 @@ def store(world, tmp_path):
                 Message(role="assistant", content=(TextPart(text=answer),), weight=weight),
             )
             names = () if size is None else (image(size),)
-            examples.append(Example(row=number, split="train", messages=messages, images=names))
+            examples.append(Example(row=number, file="a.jsonl", split="train", messages=messages, images=names))
         write_examples(tmp_path, iter(examples), batch_size=4)
         world.storage.put_file(TABLE, tmp_path / RECORDS_FILE)
         return examples
@@ -70,20 +70,24 @@ def test_the_counts_are_those_of_trainings_own_measure(client, store, models_dir
     assert (counted["num_sampled"], counted["num_too_long"], counted["num_nothing_learned"]) == (7, 0, 0)
 
 
+def places(*rows):
+    return [{"file": "a.jsonl", "row": row} for row in rows]
+
+
 def test_rows_that_a_job_would_refuse_are_named(client, store):
     good = ("what?", "red", None, 1)
     store(good, ("x" * 1100, "red", None, 1), ("what?", "red", None, 0), ("see <image>", "red", None, 1), good)
     counted = count(client)
-    assert (counted["num_too_long"], counted["too_long_rows"]) == (1, [2])
-    assert (counted["num_nothing_learned"], counted["nothing_learned_rows"]) == (1, [3])
-    assert (counted["num_unreadable"], counted["unreadable_rows"]) == (1, [4])
+    assert (counted["num_too_long"], counted["too_long_rows"]) == (1, places(2))
+    assert (counted["num_nothing_learned"], counted["nothing_learned_rows"]) == (1, places(3))
+    assert (counted["num_unreadable"], counted["unreadable_rows"]) == (1, places(4))
     assert (counted["num_sampled"], counted["context_tokens"]) == (5, 1024)
 
 
 def test_few_rows_are_named_and_all_are_counted(client, store):
     store(*[("x" * 1100, "red", None, 1)] * 25)
     counted = count(client)
-    assert (counted["num_too_long"], counted["too_long_rows"]) == (25, list(range(1, 21)))
+    assert (counted["num_too_long"], counted["too_long_rows"]) == (25, places(*range(1, 21)))
 
 
 def test_only_a_sample_is_measured(client, store):
