@@ -14,9 +14,10 @@ from ingest.issues import Finding, Rule
 from ingest.likeness import AlikeTexts, fold
 from ingest.places import Places
 from ingest.split import Grouping, choose_validation
-from vlm.conversation import Example, ImagePart, Message, Split, TextPart, write_examples
+from vlm.conversation import Row, Split, write_rows
 
 _KEY_BYTES = 16
+_IMAGE = {"type": "image"}
 _OBJECT = "\ufffc"  # Unicode's own mark for what is no text
 
 
@@ -46,16 +47,15 @@ class ExampleSpool:
 
     def add(self, draft: Draft, images: tuple[str, ...], *, row: int, file: str | None) -> Iterator[Finding]:
         """Take a row, and yield what it shares with earlier rows."""
-        split = draft.split or "train"
-        example = Example(row=row, file=file, split=split, messages=_messages(draft), images=images)
-        self._stream.write(example.model_dump_json() + "\n")
+        messages = _messages(draft)
+        self._stream.write(json.dumps([row, file, images, messages]) + "\n")
         self._said.append(draft.split)
         number = self.places.add(row, file)
-        content = _hash(_content(example))
+        content = _hash(_content(images, messages, split=None))
         keys = [_key(sha256) for sha256 in images] or [content]
         self._grouping.add(keys)
-        texts = _folded_texts(example)
-        self._alike.add(content, _hash(texts + "".join(example.images).encode()))
+        texts = _folded_texts(draft)
+        self._alike.add(content, _hash(texts + "".join(images).encode()))
         self._texts.append(int.from_bytes(_hash(texts)[:8], "little"))
         earlier = self._by_content.setdefault(content, number)
         if earlier != number:
@@ -98,14 +98,14 @@ class ExampleSpool:
         """Write `records.parquet` from the spooled rows with the split of each, and return what was written."""
         digest, counts = hashlib.sha256(), {"train": 0, "validation": 0}
 
-        def final() -> Iterator[Example]:
+        def final() -> Iterator[Row]:
             for line, split in zip(rows, splits, strict=True):
-                example = Example.model_validate_json(line).model_copy(update={"split": split})
-                digest.update(_content(example, split=split) + b"\n")
+                row, file, images, messages = json.loads(line)
+                digest.update(_content(images, messages, split=split) + b"\n")
                 counts[split] += 1
-                yield example
+                yield {"row": row, "file": file, "split": split, "messages": messages, "images": images}
 
-        write_examples(folder, final())
+        write_rows(folder, final())
         return Written.model_validate({"digest": digest.hexdigest(), "splits": counts})
 
     def _leaks(self, keys: list[bytes], split: Split, number: int) -> Iterator[Finding]:
@@ -129,31 +129,31 @@ def _no_validation() -> Finding:
     return Finding(rule=Rule.NO_VALIDATION, message=message, fix=fix)
 
 
-def _messages(draft: Draft) -> tuple[Message, ...]:
-    messages = []
+def _messages(draft: Draft) -> str:
+    """Return the turns of a row as canonical JSON: as the table holds them, and as the digest takes them."""
+    turns = []
     for turn in draft.turns:
         assert turn.role is not None  # a bad role is an error, and such rows do not come here
-        parts = (ImagePart() if isinstance(part, ImageDraft) else TextPart(text=part.text) for part in turn.parts)
-        messages.append(Message(role=turn.role, content=tuple(parts), weight=0 if turn.weight == 0 else 1))
-    return tuple(messages)
+        parts = [_IMAGE if isinstance(part, ImageDraft) else {"type": "text", "text": part.text} for part in turn.parts]
+        turns.append({"role": turn.role, "content": parts, "weight": 0 if turn.weight == 0 else 1})
+    return _canonical(turns)
 
 
-def _content(example: Example, *, split: Split | None = None) -> bytes:
+def _content(images: Sequence[str], messages: str, *, split: Split | None) -> bytes:
     """Return an example as canonical JSON, without its place in the upload."""
-    value = {
-        "images": list(example.images),
-        "messages": [message.model_dump(mode="json") for message in example.messages],
-        "split": split,
-    }
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
+    return f'{{"images":{_canonical(images)},"messages":{messages},"split":{_canonical(split)}}}'.encode()
 
 
-def _folded_texts(example: Example) -> bytes:
+def _canonical(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+
+
+def _folded_texts(draft: Draft) -> bytes:
     """Return the turns of an example without what the eye passes over; a mark stands where an image does."""
     turns = []
-    for message in example.messages:
-        text = "".join(_OBJECT if isinstance(part, ImagePart) else fold(part.text) for part in message.content)
-        turns.append((message.role, text, message.weight))
+    for turn in draft.turns:
+        text = "".join(_OBJECT if isinstance(part, ImageDraft) else fold(part.text) for part in turn.parts)
+        turns.append((turn.role, text, turn.weight))
     return json.dumps(turns, ensure_ascii=False).encode()
 
 

@@ -4,7 +4,7 @@ Torch-free. `ingest` writes the table, `training` reads it; neither knows the ot
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -24,6 +24,8 @@ SCHEMA = pa.schema(
         ("images", pa.list_(pa.string())),  # sha256 of each image, in order of appearance
     ]
 )
+
+Row = dict[str, object]  # of the table, one value per column
 
 Split = Literal["train", "validation"]
 Role = Literal["system", "user", "assistant"]
@@ -79,11 +81,16 @@ def as_chat(messages: tuple[Message, ...]) -> list[dict[str, object]]:
 
 def write_examples(folder: Path, examples: Iterator[Example], *, batch_size: int = 1000) -> int:
     """Write `records.parquet` in batches and return the number of rows."""
+    return write_rows(folder, map(_to_row, examples), batch_size=batch_size)
+
+
+def write_rows(folder: Path, rows: Iterable[Row], *, batch_size: int = 1000) -> int:
+    """Write `records.parquet` from rows of its own form (`SCHEMA`), in batches, and return their number."""
     written = 0
     with pq.ParquetWriter(folder / RECORDS_FILE, SCHEMA) as writer:
-        batch: list[dict[str, object]] = []
-        for example in examples:
-            batch.append(_to_row(example))
+        batch: list[Row] = []
+        for row in rows:
+            batch.append(row)
             if len(batch) == batch_size:
                 writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=SCHEMA))
                 written += len(batch)
@@ -106,12 +113,12 @@ def each_example(folder: Path) -> Iterator[Example]:
             yield from map(as_example, batch.to_pylist())
 
 
-def _to_row(example: Example) -> dict[str, object]:
+def _to_row(example: Example) -> Row:
     messages = json.dumps([m.model_dump(mode="json") for m in example.messages], ensure_ascii=False, sort_keys=True)
     return example.model_dump(include={"row", "file", "split"}) | {"messages": messages, "images": list(example.images)}
 
 
-def as_example(row: dict[str, object]) -> Example:
+def as_example(row: Row) -> Example:
     """Return a row of the table as it was written."""
     return Example.model_validate({**row, "messages": json.loads(str(row["messages"]))})
 
