@@ -147,6 +147,32 @@ def report_dataset(dataset_id: str) -> None:
         out.print_json(json.dumps(client.datasets.report(dataset_id)))
 
 
+@datasets.command("examples")
+@speaks_http
+def list_examples(
+    dataset_id: str,
+    split: Annotated[str | None, typer.Option(help="train or validation")] = None,
+    issue: Annotated[str | None, typer.Option(help="a rule of the report")] = None,
+    num_images: Annotated[int | None, typer.Option(help="examples with so many pictures")] = None,
+) -> None:
+    """Print the examples of a data set as JSON lines."""
+    with Client() as client:
+        for example in client.datasets.examples(dataset_id, split=split, issue=issue, num_images=num_images):
+            typer.echo(example.model_dump_json())
+
+
+@datasets.command("tokens")
+@speaks_http
+def count_tokens(
+    dataset_id: str,
+    base_model: Annotated[str, typer.Option(help="an id of the catalogue, a Hub id or a local folder")],
+    at_most: Annotated[int | None, typer.Option(help="how many examples to measure")] = None,
+) -> None:
+    """Print how long the examples of a data set are for a base model."""
+    with Client() as client:
+        out.print_json(json.dumps(client.datasets.tokens(dataset_id, base_model=base_model, at_most=at_most)))
+
+
 @datasets.command("delete")
 @speaks_http
 def delete_dataset(

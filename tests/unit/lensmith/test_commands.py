@@ -26,6 +26,7 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self):
+        self.server.path = self.path
         status, body = self.server.reply
         data = json.dumps(body).encode()
         self.send_response(status)
@@ -182,3 +183,26 @@ def test_a_data_set_is_downloaded_under_its_id(server, run, tmp_path, monkeypatc
     server.reply = (200, {})
     assert run("datasets", "download", "ds_1")[:2] == (0, "ds_1.zip\n")
     assert (tmp_path / "ds_1.zip").read_bytes() == b"{}"
+
+
+def test_examples_are_printed_one_a_line(server, run):
+    example = {
+        "row": 1,
+        "file": None,
+        "split": "train",
+        "num_answer_chars": 1,
+        "messages": [],
+        "images": [],
+        "issues": [],
+    }
+    server.reply = (200, {"items": [example, example | {"row": 2}], "next_cursor": None})
+    status, printed, _ = run("datasets", "examples", "ds_1", "--split", "train")
+    assert (status, [json.loads(line)["row"] for line in printed.splitlines()]) == (0, [1, 2])
+    assert "split=train" in server.path
+    assert "issue" not in server.path
+
+
+def test_lengths_are_printed_as_json(server, run):
+    server.reply = (200, {"num_sampled": 3, "too_long_rows": [{"file": TRAP, "row": 1}]})
+    status, printed, _ = run("datasets", "tokens", "ds_1", "--base-model", "tiny")
+    assert (status, json.loads(printed)["too_long_rows"][0]["file"]) == (0, TRAP)
