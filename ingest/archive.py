@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Iterator
 from typing import IO
 
+from ingest.files import WithFiles, too_large
 from ingest.issues import Finding, ImageRefused, Rule, SourceFault, shown
 from ingest.limits import MIB, Limits
 from ingest.lines import count_lines, read_rows
@@ -36,40 +37,17 @@ class JsonlSource(RowsOnly):
         yield from read_rows(self._stream, None, self._limits)
 
 
-class ZipSource:
+class ZipSource(WithFiles):
     """A zip of JSONL files and images. The API checked its directory; sizes are counted again while inflating."""
 
     def __init__(self, stream: IO[bytes], limits: Limits) -> None:
-        self._limits = limits
         self._inflated_bytes = 0
         try:
             self._zip = zipfile.ZipFile(stream)
         except DIRECTORY_ERRORS as error:
             raise SourceFault(_damaged("the zip's table of contents cannot be read")) from error
         self._members = {member_name(info): info for info in self._zip.infolist() if is_content(info)}
-        self._names = Names(self._members, kind="zip")
-
-    def count_rows(self) -> int:
-        """Return the number of lines in all JSONL members."""
-        total = 0
-        for name in self._names.jsonl():
-            with self._open(name) as stream:
-                total += count_lines(stream)
-        return total
-
-    def rows(self) -> Iterator[SourceRow]:
-        """Yield every row of every JSONL member, in the order of their names."""
-        for name in self._names.jsonl():
-            with self._open(name) as stream:
-                yield from read_rows(stream, name, self._limits)
-
-    def find(self, path: str, *, beside: str | None) -> str | None:
-        """Return the member that a path means."""
-        return self._names.find(path, beside=beside)
-
-    def missing(self, path: str) -> Finding:
-        """Return that there is no such member, and the nearest name."""
-        return self._names.missing(path)
+        super().__init__(Names(self._members, kind="zip"), limits)
 
     def read(self, name: str) -> bytes:
         """Return a member's bytes, at most `max_image_bytes`."""
@@ -81,20 +59,11 @@ class ZipSource:
             raise ImageRefused(_damaged(f"{shown(name)} cannot be read from the zip", Rule.CORRUPT_IMAGE)) from error
         self._count(len(data))
         if len(data) > limit:
-            raise ImageRefused(
-                Finding(
-                    rule=Rule.IMAGE_TOO_LARGE,
-                    message=f"the file {shown(name)} has more than {limit:,} bytes.",
-                    fix="Save the image smaller, or as JPEG.",
-                )
-            )
+            raise too_large(name, self._limits)
         return data
 
-    def files(self) -> Iterator[str]:
-        """Yield the names of all members that hold no rows."""
-        return self._names.files()
-
-    def _open(self, name: str) -> io.BufferedReader:
+    def open_file(self, name: str) -> io.BufferedReader:
+        """Open a member; what it inflates to is counted."""
         try:
             member = self._zip.open(self._members[name])
         except _READ_ERRORS as error:

@@ -6,14 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from ingest.files import WithFiles, too_large
 from ingest.issues import Finding, ImageRefused, Rule, SourceFault, shown
 from ingest.limits import Limits
-from ingest.lines import count_lines, read_rows
 from ingest.names import Names, is_jsonl
-from ingest.sources import SourceRow
 
 
-class FolderSource:
+class FolderSource(WithFiles):
     """A folder and what lies below it. Names that begin with a dot are passed over; a link is never followed."""
 
     def __init__(self, root: Path, limits: Limits) -> None:
@@ -25,48 +24,20 @@ class FolderSource:
         if not any(map(is_jsonl, self._files)):
             fix = "Add one with a row per example, beside the images it names."
             raise SourceFault(Finding(rule=Rule.NO_ROWS, message="the folder holds no *.jsonl file.", fix=fix))
-        self._names = Names(self._files, kind="folder")
-
-    def count_rows(self) -> int:
-        """Return the number of lines in all JSONL files."""
-        total = 0
-        for name in self._names.jsonl():
-            with self._open(name) as stream:
-                total += count_lines(stream)
-        return total
-
-    def rows(self) -> Iterator[SourceRow]:
-        """Yield every row of every JSONL file, in the order of their names."""
-        for name in self._names.jsonl():
-            with self._open(name) as stream:
-                yield from read_rows(stream, name, self._limits)
-
-    def find(self, path: str, *, beside: str | None) -> str | None:
-        """Return the file that a path means."""
-        return self._names.find(path, beside=beside)
-
-    def missing(self, path: str) -> Finding:
-        """Return that there is no such file, and the nearest name."""
-        return self._names.missing(path)
+        super().__init__(Names(self._files, kind="folder"), limits)
 
     def read(self, name: str) -> bytes:
         """Return a file's bytes, at most `max_image_bytes`."""
         limit = self._limits.max_image_bytes
         try:
-            with self._open(name) as stream:
+            with self.open_file(name) as stream:
                 data = stream.read(limit + 1)
         except SourceFault as fault:
             refusal = Finding(rule=Rule.CORRUPT_IMAGE, message=fault.finding.message, fix=fault.finding.fix)
             raise ImageRefused(refusal) from fault
         if len(data) > limit:
-            message = f"the file {shown(name)} has more than {limit:,} bytes."
-            fix = "Save the image smaller, or as JPEG."
-            raise ImageRefused(Finding(rule=Rule.IMAGE_TOO_LARGE, message=message, fix=fix))
+            raise too_large(name, self._limits)
         return data
-
-    def files(self) -> Iterator[str]:
-        """Yield the names of all files that hold no rows."""
-        return self._names.files()
 
     def _take(self, raw: str) -> None:
         if not _is_text(raw):
@@ -82,7 +53,8 @@ class FolderSource:
             fix = "Make several data sets of it, or Parquet."
             raise SourceFault(Finding(rule=Rule.UNSAFE_MEMBER, message=message, fix=fix))
 
-    def _open(self, name: str) -> IO[bytes]:
+    def open_file(self, name: str) -> IO[bytes]:
+        """Open a file; a link is never followed."""
         try:
             descriptor = os.open(self._root / self._files[name], os.O_RDONLY | os.O_NOFOLLOW)
         except OSError as error:

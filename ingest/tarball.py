@@ -13,61 +13,33 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from ingest.issues import Finding, ImageRefused, Rule, SourceFault, shown
+from ingest.files import WithFiles, too_large
+from ingest.issues import Finding, Rule, SourceFault
 from ingest.limits import MIB, Limits
-from ingest.lines import count_lines, read_rows
 from ingest.names import Names
-from ingest.sources import SourceRow
 from ingest.tar import GZIP_MAGIC, Member, damaged, read_members, too_much
 
 _INFLATE_ERRORS = (OSError, EOFError, zlib.error)
 
 
-class TarSource:
+class TarSource(WithFiles):
     """A plain tar of JSONL files and images."""
 
     def __init__(self, stream: IO[bytes], limits: Limits) -> None:
         self._stream = stream
-        self._limits = limits
         self._members = read_members(stream, limits)
-        self._names = Names(self._members, kind="tar")
-
-    def count_rows(self) -> int:
-        """Return the number of lines in all JSONL members."""
-        return sum(count_lines(self._open(name)) for name in self._names.jsonl())
-
-    def rows(self) -> Iterator[SourceRow]:
-        """Yield every row of every JSONL member, in the order of their names."""
-        for name in self._names.jsonl():
-            yield from read_rows(self._open(name), name, self._limits)
-
-    def find(self, path: str, *, beside: str | None) -> str | None:
-        """Return the member that a path means."""
-        return self._names.find(path, beside=beside)
-
-    def missing(self, path: str) -> Finding:
-        """Return that there is no such member, and the nearest name."""
-        return self._names.missing(path)
+        super().__init__(Names(self._members, kind="tar"), limits)
 
     def read(self, name: str) -> bytes:
         """Return a member's bytes, at most `max_image_bytes`."""
         member, limit = self._members[name], self._limits.max_image_bytes
         if member.size_bytes > limit:
-            raise ImageRefused(
-                Finding(
-                    rule=Rule.IMAGE_TOO_LARGE,
-                    message=f"the file {shown(name)} has more than {limit:,} bytes.",
-                    fix="Save the image smaller, or as JPEG.",
-                )
-            )
+            raise too_large(name, self._limits)
         self._stream.seek(member.start)
         return self._stream.read(member.size_bytes)
 
-    def files(self) -> Iterator[str]:
-        """Yield the names of all members that hold no rows."""
-        return self._names.files()
-
-    def _open(self, name: str) -> io.BufferedReader:
+    def open_file(self, name: str) -> io.BufferedReader:
+        """Open a member where it lies."""
         return io.BufferedReader(_Part(self._stream, self._members[name]), buffer_size=MIB)
 
 
