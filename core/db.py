@@ -6,6 +6,7 @@ they never wait for a writer.
 """
 
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -21,6 +22,7 @@ from sqlalchemy.sql.expression import FunctionElement
 from sqlmodel import Session
 
 BUSY_TIMEOUT_S = 30
+WAL_RETRY_S = 0.02
 
 # What a database raises that is away, busy or broken. A mistake of ours (a constraint, a type) is none of them.
 # (`InternalError`: a server that became read-only after a failover.)
@@ -122,13 +124,23 @@ def _make_engine(url: str) -> Engine:
 
 def _open_sqlite(connection: sqlite3.Connection, _record: ConnectionPoolEntry) -> None:
     connection.isolation_level = None  # we begin transactions ourselves
-    for pragma in (
-        "journal_mode=WAL",
-        "synchronous=NORMAL",
-        "foreign_keys=ON",
-        f"busy_timeout={BUSY_TIMEOUT_S * 1000}",
-    ):
+    for pragma in (f"busy_timeout={BUSY_TIMEOUT_S * 1000}", "synchronous=NORMAL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
+    _use_wal(connection)
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Switch a file to WAL, once for good; SQLite does not wait for its busy timeout where two do so at once."""
+    deadline = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(WAL_RETRY_S)
+        else:
+            return
 
 
 def _begin_sqlite(connection: Connection) -> None:
