@@ -7,11 +7,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from contextlib import asynccontextmanager, contextmanager
 from http import HTTPStatus
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
@@ -28,6 +29,8 @@ TOO_LARGE = (
     "The body is larger than this server takes: LENSMITH_MAX_UPLOAD_BYTES bounds POST /datasets, "
     "LENSMITH_MAX_INFER_BYTES POST /infer, and any other body may have 1 MiB. Send less, or split the data set."
 )
+
+Model = TypeVar("Model", bound=BaseModel)
 
 log = get_logger(__name__)
 
@@ -153,6 +156,19 @@ def read_json(body: bytes) -> Any:
         why, _, place = str(error).rpartition(" at line ")
         line, _, column = place.partition(" column ")
         raise not_json(int(line), int(column), why) from error
+
+
+def read_model(kind: type[Model], given: Any) -> Model:
+    """Return a parsed body as a value of its model; raises `Invalid` with a pointer per wrong field."""
+    try:
+        return kind.model_validate(given)
+    except ValidationError as error:
+        raise invalid_from([{**e, "loc": ("body", *e["loc"])} for e in error.errors()], given=given) from error
+
+
+def content_type(request: Request) -> str:
+    """Return the media type of a request's body, without its parameters."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def not_json(line: int, column: int, why: str) -> Invalid:

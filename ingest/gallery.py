@@ -53,15 +53,9 @@ class Gallery:
         self._by_url: dict[str, _Verdict] = {}
         self._by_name: dict[str, _Verdict] = {}
         self._by_bytes: dict[bytes, _Verdict] = {}
-        self._stored: set[str] = set()
         self._num_missing = 0
         self.num_fetched = 0
-        self.stored_bytes = 0
-
-    @property
-    def num_images(self) -> int:
-        """Return the number of distinct images stored."""
-        return len(self._stored)
+        self._stored_bytes = 0
 
     def resolve(
         self, reference: ImageReference, findings: list[Finding], *, source: Source, beside: str | None
@@ -148,14 +142,13 @@ class Gallery:
         return self._by_bytes[key]
 
     def _store(self, image: VerifiedImage) -> None:
-        if image.sha256 in self._stored:
+        if image.sha256 in self._pictures:
             return
-        self.stored_bytes += len(image.data)
-        if self.stored_bytes > self._limits.max_total_bytes:
+        self._stored_bytes += len(image.data)
+        if self._stored_bytes > self._limits.max_total_bytes:
             message = f"the images take more than {self._limits.max_total_bytes:,} bytes."
             raise SourceFault(Finding(rule=Rule.TOO_MUCH_DATA, message=message, fix="Split it into several data sets."))
         (self._folder / image.sha256).write_bytes(image.data)
-        self._stored.add(image.sha256)
         self._pictures.add(image)
 
 

@@ -41,6 +41,10 @@ class Pictures:
         self._known_pointers: dict[str, int] = {}
         self._sides = bytearray()
 
+    def __contains__(self, sha256: str) -> bool:
+        """Tell whether an image was stored already."""
+        return bytes.fromhex(sha256) in self._numbers
+
     def add(self, image: VerifiedImage) -> None:
         """Take an image that was just stored."""
         self._alike.add(len(self._first_users), image.thumbnail)

@@ -37,6 +37,10 @@ jobs = typer.Typer(no_args_is_help=True, help="Jobs: create, follow, cancel.")
 adapters = typer.Typer(no_args_is_help=True, help="Adapters: list, download.")
 
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
+BaseModelName = Annotated[str, typer.Option(help="an id of the catalogue, a Hub id or a local folder")]
+DatasetName = Annotated[str | None, typer.Option(help="what to call it")]
+Columns = Annotated[str | None, typer.Option(help='your names, {"image": "img_path", "answer": "label"}')]
+SkipBadRows = Annotated[bool, typer.Option("--skip-bad-rows", help="leave them out; the report lists them")]
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -71,21 +75,18 @@ def speaks_http(command: Callable[P, T], *, refuses_data: bool = False) -> Calla
 @partial(speaks_http, refuses_data=True)
 def upload_dataset(
     file: Annotated[Path, typer.Argument(exists=True, help="zip, tar, tar.gz, JSONL, Parquet, or a folder")],
-    name: Annotated[str | None, typer.Option(help="what to call it")] = None,
-    columns: Annotated[str | None, typer.Option(help='your names, {"image": "img_path", "answer": "label"}')] = None,
+    name: DatasetName = None,
+    columns: Columns = None,
     *,
-    skip_bad_rows: Annotated[
-        bool, typer.Option("--skip-bad-rows", help="leave them out; the report lists them")
-    ] = False,
+    skip_bad_rows: SkipBadRows = False,
 ) -> None:
     """Upload a data set and wait for its validation; exit status 3 when it is refused.
 
     A folder is zipped on the way, without names that begin with a dot.
     """
-    mapping = _object(columns, "--columns") if columns is not None else None
-    on_bad_row = "skip" if skip_bad_rows else None
+    reading = _reading(name, columns, skip_bad_rows=skip_bad_rows)
     with Client() as client, err.status("uploading and validating"):
-        uploaded = client.datasets.upload(file, name=name, columns=mapping, on_bad_row=on_bad_row)
+        uploaded = client.datasets.upload(file, **reading)
         dataset = client.datasets.wait(uploaded.id)
     _judge(dataset)
 
@@ -94,20 +95,23 @@ def upload_dataset(
 @partial(speaks_http, refuses_data=True)
 def create_dataset(
     source: Annotated[str, typer.Argument(help="https://... or s3://bucket/key, as far as the operator allows")],
-    name: Annotated[str | None, typer.Option(help="what to call it")] = None,
-    columns: Annotated[str | None, typer.Option(help='your names, {"image": "img_path", "answer": "label"}')] = None,
+    name: DatasetName = None,
+    columns: Columns = None,
     *,
-    skip_bad_rows: Annotated[
-        bool, typer.Option("--skip-bad-rows", help="leave them out; the report lists them")
-    ] = False,
+    skip_bad_rows: SkipBadRows = False,
 ) -> None:
     """Have the server fetch a data set, and wait for its validation; exit status 3 when it is refused."""
-    mapping = _object(columns, "--columns") if columns is not None else None
-    on_bad_row = "skip" if skip_bad_rows else None
+    reading = _reading(name, columns, skip_bad_rows=skip_bad_rows)
     with Client() as client, err.status("fetching and validating"):
-        made = client.datasets.create(source, name=name, columns=mapping, on_bad_row=on_bad_row)
+        made = client.datasets.create(source, **reading)
         dataset = client.datasets.wait(made.id)
     _judge(dataset)
+
+
+def _reading(name: str | None, columns: str | None, *, skip_bad_rows: bool) -> dict[str, Any]:
+    """Return how a data set is to be called and read, as the SDK takes it."""
+    mapping = _object(columns, "--columns") if columns is not None else None
+    return {"name": name, "columns": mapping, "on_bad_row": "skip" if skip_bad_rows else None}
 
 
 def _judge(dataset: Dataset) -> None:
@@ -165,7 +169,7 @@ def list_examples(
 @speaks_http
 def count_tokens(
     dataset_id: str,
-    base_model: Annotated[str, typer.Option(help="an id of the catalogue, a Hub id or a local folder")],
+    base_model: BaseModelName,
     at_most: Annotated[int | None, typer.Option(help="how many examples to measure")] = None,
 ) -> None:
     """Print how long the examples of a data set are for a base model."""
@@ -190,7 +194,7 @@ def delete_dataset(
 @speaks_http
 def preview_dataset(
     dataset_id: str,
-    base_model: Annotated[str, typer.Option(help="an id of the catalogue, a Hub id or a local folder")],
+    base_model: BaseModelName,
     row: Annotated[int, typer.Option(help="its number in the report")],
     file: Annotated[str | None, typer.Option(help="which of several files that have this row")] = None,
     longest_edge: Annotated[int | None, typer.Option(help="image.longest_edge of the job")] = None,
@@ -222,7 +226,7 @@ def download_dataset(
 @jobs.command("create")
 @speaks_http
 def create_job(
-    base_model: Annotated[str, typer.Option(help="an id of the catalogue, a Hub id or a local folder")],
+    base_model: BaseModelName,
     dataset: Annotated[str, typer.Option(help="a data set that is ready")],
     options: Annotated[str, typer.Option(help='more of the body as JSON, {"hyperparameters": {…}}')] = "{}",
     *,

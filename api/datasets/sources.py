@@ -3,12 +3,12 @@
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from api.documents import REFERENCE
 from api.text import NAME_CHARS, Link, Name, is_control
 from core.errors import Invalid, TooLarge
-from core.http import invalid_from, read_json
+from core.http import content_type, read_json, read_model
 from core.settings import Settings
 from ingest.columns import check_columns
 from ingest.issues import FetchFailed
@@ -43,18 +43,14 @@ OPENAPI_BODY: dict[str, Any] = {
 
 async def _read(request: Request) -> SourceRequest | None:
     """Return the body when it is JSON; a form is read by FastAPI."""
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+    if content_type(request) != "application/json":
         return None
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
         if len(body) > _MAX_BYTES:
             raise TooLarge(f"A JSON body may have {_MAX_BYTES:,} bytes here; send the file itself as a form.")
-    given = read_json(bytes(body))
-    try:
-        return SourceRequest.model_validate(given)
-    except ValidationError as error:
-        raise invalid_from([{**e, "loc": ("body", *e["loc"])} for e in error.errors()], given=given) from error
+    return read_model(SourceRequest, read_json(bytes(body)))
 
 
 SourceDep = Annotated[SourceRequest | None, Depends(_read)]

@@ -66,7 +66,7 @@ class Table:
     def of(cls, dataset: Dataset, *, layout: Layout, storage: Storage) -> "Table":
         """Return the copy, brought here on first use and made whole under a temporary name."""
         assert dataset.digest is not None
-        target = layout.tables / f"{dataset.id}-{dataset.digest}"
+        target = _place(dataset, layout)
         if not target.exists():
             temporary = target.with_name(f"{target.name}.{new_id(Prefix.REQUEST)}")
             try:
@@ -81,7 +81,7 @@ class Table:
     @staticmethod
     def forget(dataset: Dataset, *, layout: Layout) -> None:
         """Remove the copy of a data set's table from this machine, if there is one."""
-        shutil.rmtree(layout.tables / f"{dataset.id}-{dataset.digest}", ignore_errors=True)
+        shutil.rmtree(_place(dataset, layout), ignore_errors=True)
 
     def page(self, wanted: Wanted, *, start: int, limit: int) -> tuple[list[Example], int | None]:
         """Return up to `limit` examples from the position `start` on, and the position to go on at; None at the end.
@@ -112,6 +112,10 @@ class Table:
 
             place = bisect_left(range(path.stat().st_size // DIGEST_BYTES), wanted, key=name_at)
             return name_at(place) == wanted
+
+
+def _place(dataset: Dataset, layout: Layout) -> Path:
+    return layout.tables / f"{dataset.id}-{dataset.digest}"
 
 
 def num_answer_chars(example: Example) -> int:

@@ -4,12 +4,11 @@ import base64
 from typing import Any
 
 from fastapi import Request
-from pydantic import ValidationError
 from starlette.datastructures import FormData, UploadFile
 
 from api.infer.schemas import MAX_IMAGES, InferRequest
 from core.errors import Invalid
-from core.http import invalid_from, read_json
+from core.http import content_type, read_json, read_model
 
 FORM_TYPE = "multipart/form-data"
 
@@ -43,27 +42,20 @@ OPENAPI_BODY = {
 
 async def parse(request: Request) -> InferRequest:
     """Read the body by its content type; raises `Invalid` with a pointer per wrong field."""
-    content_type = _content_type(request)
-    if content_type == FORM_TYPE:
+    sent = content_type(request)
+    if sent == FORM_TYPE:
         async with request.form(max_files=MAX_IMAGES + 1, max_fields=32) as form:
             given: Any = await _from_form(form)
-    elif content_type == "application/json":
+    elif sent == "application/json":
         given = read_json(await request.body())
     else:
-        raise Invalid(f"Send {FORM_TYPE} (image, prompt, adapter or model) or application/json, not {content_type!r}.")
-    try:
-        return InferRequest.model_validate(given)
-    except ValidationError as error:
-        raise invalid_from([{**e, "loc": ("body", *e["loc"])} for e in error.errors()], given=given) from error
+        raise Invalid(f"Send {FORM_TYPE} (image, prompt, adapter or model) or application/json, not {sent!r}.")
+    return read_model(InferRequest, given)
 
 
 def is_form(request: Request) -> bool:
     """Tell whether the body is a form."""
-    return _content_type(request) == FORM_TYPE
-
-
-def _content_type(request: Request) -> str:
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return content_type(request) == FORM_TYPE
 
 
 async def _from_form(form: FormData) -> dict[str, Any]:
