@@ -4,12 +4,13 @@ import hashlib
 import json
 from array import array
 from collections.abc import Iterator, Sequence
+from json.encoder import encode_basestring
 from pathlib import Path
 from typing import IO
 
 from pydantic import BaseModel
 
-from ingest.drafts import Draft, ImageDraft
+from ingest.drafts import Draft, ImageDraft, TextDraft
 from ingest.issues import Finding, Rule
 from ingest.likeness import AlikeTexts, fold
 from ingest.places import Places
@@ -17,7 +18,7 @@ from ingest.split import Grouping, choose_validation
 from vlm.conversation import Row, Split, write_rows
 
 _KEY_BYTES = 16
-_IMAGE = {"type": "image"}
+_IMAGE = '{"type":"image"}'
 _OBJECT = "\ufffc"  # Unicode's own mark for what is no text
 
 
@@ -48,7 +49,9 @@ class ExampleSpool:
     def add(self, draft: Draft, images: tuple[str, ...], *, row: int, file: str | None) -> Iterator[Finding]:
         """Take a row, and yield what it shares with earlier rows."""
         messages = _messages(draft)
-        self._stream.write(json.dumps([row, file, images, messages]) + "\n")
+        self._stream.write(
+            f"{row}\t{json.dumps(file)}\t{' '.join(images)}\t{messages}\n"
+        )  # in JSON no tab stands plain
         self._said.append(draft.split)
         number = self.places.add(row, file)
         content = _hash(_content(images, messages, split=None))
@@ -100,10 +103,17 @@ class ExampleSpool:
 
         def final() -> Iterator[Row]:
             for line, split in zip(rows, splits, strict=True):
-                row, file, images, messages = json.loads(line)
+                row, file, names, messages = line.rstrip("\n").split("\t")
+                images = names.split()
                 digest.update(_content(images, messages, split=split) + b"\n")
                 counts[split] += 1
-                yield {"row": row, "file": file, "split": split, "messages": messages, "images": images}
+                yield {
+                    "row": int(row),
+                    "file": json.loads(file),
+                    "split": split,
+                    "messages": messages,
+                    "images": images,
+                }
 
         write_rows(folder, final())
         return Written.model_validate({"digest": digest.hexdigest(), "splits": counts})
@@ -134,27 +144,35 @@ def _messages(draft: Draft) -> str:
     turns = []
     for turn in draft.turns:
         assert turn.role is not None  # a bad role is an error, and such rows do not come here
-        parts = [_IMAGE if isinstance(part, ImageDraft) else {"type": "text", "text": part.text} for part in turn.parts]
-        turns.append({"role": turn.role, "content": parts, "weight": 0 if turn.weight == 0 else 1})
-    return _canonical(turns)
+        parts = ",".join(_IMAGE if isinstance(part, ImageDraft) else _text(part) for part in turn.parts)
+        turns.append(f'{{"content":[{parts}],"role":"{turn.role}","weight":{0 if turn.weight == 0 else 1}}}')
+    return f"[{','.join(turns)}]"
+
+
+def _text(part: TextDraft) -> str:
+    return f'{{"text":{encode_basestring(part.text)},"type":"text"}}'
 
 
 def _content(images: Sequence[str], messages: str, *, split: Split | None) -> bytes:
-    """Return an example as canonical JSON, without its place in the upload."""
-    return f'{{"images":{_canonical(images)},"messages":{messages},"split":{_canonical(split)}}}'.encode()
+    """Return an example as canonical JSON, without its place in the upload.
 
-
-def _canonical(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    Canonical: keys in order, no white space, characters as they are (`json.dumps` takes three times as long to say so).
+    """
+    names = ",".join(f'"{sha256}"' for sha256 in images)
+    side = "null" if split is None else f'"{split}"'
+    return f'{{"images":[{names}],"messages":{messages},"split":{side}}}'.encode()
 
 
 def _folded_texts(draft: Draft) -> bytes:
-    """Return the turns of an example without what the eye passes over; a mark stands where an image does."""
+    """Return the turns of an example without what the eye passes over; a mark stands where an image does.
+
+    The separators are white space, so no folded text holds them.
+    """
     turns = []
     for turn in draft.turns:
         text = "".join(_OBJECT if isinstance(part, ImageDraft) else fold(part.text) for part in turn.parts)
-        turns.append((turn.role, text, turn.weight))
-    return json.dumps(turns, ensure_ascii=False).encode()
+        turns.append(f"{turn.role}\x1f{turn.weight}\x1f{text}")
+    return "\x1e".join(turns).encode()
 
 
 def _key(sha256: str) -> bytes:

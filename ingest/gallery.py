@@ -1,12 +1,12 @@
-"""The images of a data set: each fetched, verified and stored once, under the sha256 of its canonical bytes."""
+"""The images of a data set: each fetched, verified and packed once, known by the sha256 of its canonical bytes."""
 
 import base64
 import binascii
 import hashlib
 import re
+from concurrent.futures import Future
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
+from typing import IO, Protocol
 
 from ingest.drafts import ImageReference
 from ingest.guard import without_query
@@ -15,6 +15,7 @@ from ingest.issues import FetchFailed, Finding, ImageRefused, Rule, SourceFault,
 from ingest.limits import Limits
 from ingest.pictures import Pictures
 from ingest.sources import Source
+from ingest.threads import Threads
 
 _DATA_URL = re.compile(r"data:(?P<mime>[\w.+-]+/[\w.+-]+)?(?:;[\w.+-]+=[^;,]*)*;base64,", re.ASCII | re.IGNORECASE)
 _REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
@@ -31,95 +32,176 @@ class _Verdict:
     refusal: Finding | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Seen:
+    """An image that was verified, and the sha256 of the bytes that came in."""
+
+    image: VerifiedImage
+    key: bytes
+
+
+class _Sight:
+    """An image that is being looked at until there is a verdict; all places that show it share one."""
+
+    __slots__ = ("pending", "verdict")
+
+    def __init__(self, pending: "Future[_Seen] | None" = None, *, refusal: Finding | None = None) -> None:
+        self.pending = pending
+        self.verdict = _Verdict(sha256=None, refusal=refusal) if pending is None else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """One image of a row, begun. `settle` says what became of it.
+
+    Attributes:
+        pointer: Its place in the row.
+        is_running: Whether other threads were asked to work for it.
+        held_bytes: About what it holds in memory until it is settled.
+    """
+
+    pointer: str
+    is_running: bool
+    held_bytes: int
+    sight: _Sight
+    called: str | None = None
+    claimed_mime: str | None = None
+
+
 class Remote(Protocol):
-    """Where images with a URL come from."""
+    """Where images with a URL come from; asked by several threads at once."""
 
     def fetch(self, url: str, *, max_bytes: int) -> bytes:
         """Return what lies at a URL; raises `FetchFailed`."""
 
 
 class Gallery:
-    """Stores images in a folder and remembers, by hash only, what it has seen.
+    """Puts images into a pack and remembers, by hash only, what it has seen.
 
+    Every image is begun (`look`) and, in the same order, settled (`settle`); between the two, threads decode and fetch.
     Without a `remote` nothing is ever fetched, and a URL is an error of its row.
     """
 
-    def __init__(self, folder: Path, limits: Limits, pictures: Pictures, *, remote: Remote | None = None) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._folder = folder
+    def __init__(
+        self, pack: IO[bytes], limits: Limits, pictures: Pictures, threads: Threads, *, remote: Remote | None = None
+    ) -> None:
+        self._pack = pack
         self._limits = limits
         self._pictures = pictures
+        self._threads = threads
         self._remote = remote
-        self._by_url: dict[str, _Verdict] = {}
-        self._by_name: dict[str, _Verdict] = {}
-        self._by_bytes: dict[bytes, _Verdict] = {}
+        self._by_url: dict[str, _Sight] = {}
+        self._by_name: dict[str, _Sight] = {}
+        self._by_bytes: dict[bytes, _Sight] = {}
         self._num_missing = 0
-        self.num_fetched = 0
         self._stored_bytes = 0
 
-    def resolve(
-        self, reference: ImageReference, findings: list[Finding], *, source: Source, beside: str | None
-    ) -> str | None:
-        """Return the sha256 of the image that a row of the file `beside` names; `None` when it cannot be used.
+    def look(self, reference: ImageReference, *, source: Source, beside: str | None) -> Look:
+        """Begin with the image that a row of the file `beside` names."""
+        try:
+            return self._look(reference, reference.source, source=source, beside=beside)
+        except ImageRefused as refused:
+            sight = _Sight(refusal=refused.finding)
+            return Look(pointer=reference.pointer, is_running=False, held_bytes=0, sight=sight)
+
+    def settle(self, look: Look, findings: list[Finding]) -> str | None:
+        """Return the sha256 of an image; `None` when it cannot be used.
 
         Notes about an image (rotated, converted, animated) are reported at the first row that names it, refusals at
         every row.
         """
         notes: list[Finding] = []
-        try:
-            verdict = self._verdict(reference.source, notes, source=source, beside=beside)
-        except ImageRefused as refused:
-            verdict = _Verdict(sha256=None, refusal=refused.finding)
+        verdict = look.sight.verdict or self._judge(look.sight, notes)
         if verdict.refusal is not None:
-            notes.append(verdict.refusal)
-        findings.extend(note.at(reference.pointer) for note in notes)
+            notes.append(_called(look.called, verdict.refusal))
+        if look.claimed_mime is not None and verdict.mime is not None and look.claimed_mime != verdict.mime:
+            message = (
+                f"the data: URL says {look.claimed_mime}, but its bytes are {verdict.mime}; the bytes were believed."
+            )
+            fix = f'Write "data:{verdict.mime};base64,".'
+            notes.append(Finding(rule=Rule.MIME_MISMATCH, message=message, fix=fix))
+        findings.extend(note.at(look.pointer) for note in notes)
         return verdict.sha256
+
+    @property
+    def num_fetched(self) -> int:
+        """Return how many good images were fetched."""
+        return sum(sight.verdict is not None and sight.verdict.sha256 is not None for sight in self._by_url.values())
 
     def unused(self, source: Source) -> list[str]:
         """Return the names of files that no row named."""
         return [name for name in source.files() if name not in self._by_name]
 
-    def _verdict(self, image: str | bytes, notes: list[Finding], *, source: Source, beside: str | None) -> _Verdict:
+    def _look(self, reference: ImageReference, image: str | bytes, *, source: Source, beside: str | None) -> Look:
+        called = mime = None
+        held_bytes = len(image)
         if isinstance(image, bytes):
-            return self._look_at(image, notes)
-        if image[:5].lower() == "data:":
+            sight = self._of_bytes(image)
+        elif image[:5].lower() == "data:":
             data, mime = _decode(image)
-            verdict = self._look_at(data, notes)
-            if mime is not None and verdict.mime is not None and mime != verdict.mime:
-                message = f"the data: URL says {mime}, but its bytes are {verdict.mime}; the bytes were believed."
-                notes.append(
-                    Finding(rule=Rule.MIME_MISMATCH, message=message, fix=f'Write "data:{verdict.mime};base64,".')
-                )
-            return verdict
-        if _REMOTE.match(image):
-            return self._fetched(image.partition("#")[0], notes)
-        return self._named(image, notes, source=source, beside=beside)
+            sight = self._of_bytes(data)
+        elif _REMOTE.match(image):
+            sight = self._of_url(image.partition("#")[0])
+        else:
+            called = image
+            sight, read_bytes = self._of_name(image, source=source, beside=beside)
+            held_bytes += read_bytes
+        return Look(
+            pointer=reference.pointer,
+            is_running=sight.verdict is None,
+            held_bytes=held_bytes,
+            sight=sight,
+            called=called,
+            claimed_mime=mime,
+        )
 
-    def _named(self, path: str, notes: list[Finding], *, source: Source, beside: str | None) -> _Verdict:
+    def _of_bytes(self, data: bytes) -> _Sight:
+        key = hashlib.sha256(data).digest()
+        sight = self._by_bytes.get(key)
+        if sight is None:
+            self._by_bytes[key] = sight = _Sight(self._threads.decode(_verified, data, key, self._limits))
+        return sight
+
+    def _of_name(self, path: str, *, source: Source, beside: str | None) -> tuple[_Sight, int]:
         name = source.find(path, beside=beside)
         if name is None:
             raise ImageRefused(self._missing(path, source))
-        if name not in self._by_name:
-            try:
-                self._by_name[name] = self._look_at(source.read(name), notes)
-            except ImageRefused as refused:
-                self._by_name[name] = _Verdict(sha256=None, refusal=refused.finding)
-        return _of(path, self._by_name[name])
+        known = self._by_name.get(name)
+        if known is not None:
+            return known, 0
+        try:
+            data = source.read(name)
+        except ImageRefused as refused:
+            self._by_name[name] = _Sight(refusal=refused.finding)
+            return self._by_name[name], 0
+        self._by_name[name] = self._of_bytes(data)
+        return self._by_name[name], len(data)
 
-    def _fetched(self, url: str, notes: list[Finding]) -> _Verdict:
+    def _of_url(self, url: str) -> _Sight:
         if self._remote is None:
             raise ImageRefused(_not_fetched(url))
         if url not in self._by_url:
-            try:
-                data = self._remote.fetch(url, max_bytes=self._limits.max_image_bytes)
-            except FetchFailed as failed:
-                if failed.finding.rule is Rule.TOO_MUCH_DATA:  # of all rows together: never a row to be skipped
-                    raise SourceFault(failed.finding) from failed
-                self._by_url[url] = _Verdict(sha256=None, refusal=failed.finding)
-            else:
-                self.num_fetched += 1
-                self._by_url[url] = _of(without_query(url), self._look_at(data, notes))
+            self._by_url[url] = _Sight(self._threads.fetch(_fetched, self._remote, url, self._limits))
         return self._by_url[url]
+
+    def _judge(self, sight: _Sight, notes: list[Finding]) -> _Verdict:
+        """Wait for what was begun, store it, and keep the verdict only."""
+        assert sight.pending is not None
+        try:
+            seen = sight.pending.result()
+        except ImageRefused as refused:
+            verdict = _Verdict(sha256=None, refusal=refused.finding)
+        except FetchFailed as failed:
+            if failed.finding.rule is Rule.TOO_MUCH_DATA:  # of all rows together: never a row to be skipped
+                raise SourceFault(failed.finding) from failed
+            verdict = _Verdict(sha256=None, refusal=failed.finding)
+        else:
+            self._store(seen.image)
+            if self._by_bytes.setdefault(seen.key, sight) is sight:
+                notes.extend(seen.image.notes)
+            verdict = _Verdict(sha256=seen.image.sha256, mime=seen.image.mime)
+        sight.verdict, sight.pending = verdict, None
+        return verdict
 
     def _missing(self, path: str, source: Source) -> Finding:
         self._num_missing += 1
@@ -128,19 +210,6 @@ class Gallery:
         message = f"the image {shown(path)} is not in the upload."
         return Finding(rule=Rule.MISSING_IMAGE, message=message, fix="Put the file in.")
 
-    def _look_at(self, data: bytes, notes: list[Finding]) -> _Verdict:
-        key = hashlib.sha256(data).digest()
-        if key not in self._by_bytes:
-            try:
-                image = verify(data, self._limits)
-            except ImageRefused as refused:
-                self._by_bytes[key] = _Verdict(sha256=None, refusal=refused.finding)
-            else:
-                self._store(image)
-                notes.extend(image.notes)
-                self._by_bytes[key] = _Verdict(sha256=image.sha256, mime=image.mime)
-        return self._by_bytes[key]
-
     def _store(self, image: VerifiedImage) -> None:
         if image.sha256 in self._pictures:
             return
@@ -148,8 +217,20 @@ class Gallery:
         if self._stored_bytes > self._limits.max_total_bytes:
             message = f"the images take more than {self._limits.max_total_bytes:,} bytes."
             raise SourceFault(Finding(rule=Rule.TOO_MUCH_DATA, message=message, fix="Split it into several data sets."))
-        (self._folder / image.sha256).write_bytes(image.data)
+        self._pack.write(image.data)
         self._pictures.add(image)
+
+
+def _verified(data: bytes, key: bytes, limits: Limits) -> _Seen:
+    return _Seen(image=verify(data, limits), key=key)
+
+
+def _fetched(remote: Remote, url: str, limits: Limits) -> _Seen:
+    data = remote.fetch(url, max_bytes=limits.max_image_bytes)
+    try:
+        return _verified(data, hashlib.sha256(data).digest(), limits)
+    except ImageRefused as refused:
+        raise ImageRefused(_called(without_query(url), refused.finding)) from refused
 
 
 def _decode(url: str) -> tuple[bytes, str | None]:
@@ -167,13 +248,11 @@ def _decode(url: str) -> tuple[bytes, str | None]:
     return data, mime.lower().replace("image/jpg", "image/jpeg") if mime else None
 
 
-def _of(path: str, verdict: _Verdict) -> _Verdict:
-    """Return a verdict whose refusal says which file or URL it is about."""
-    if verdict.refusal is None:
-        return verdict
-    message = f"{shown(path)}: {verdict.refusal.message}"
-    refusal = Finding(rule=verdict.refusal.rule, message=message, fix=verdict.refusal.fix)
-    return _Verdict(sha256=None, refusal=refusal)
+def _called(path: str | None, refusal: Finding) -> Finding:
+    """Return a refusal that says which file or URL it is about."""
+    if path is None:
+        return refusal
+    return Finding(rule=refusal.rule, message=f"{shown(path)}: {refusal.message}", fix=refusal.fix)
 
 
 def _not_fetched(url: str) -> Finding:

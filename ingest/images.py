@@ -9,6 +9,8 @@ import io
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from PIL import Image
@@ -83,21 +85,33 @@ def verify(data: bytes, limits: Limits) -> VerifiedImage:
         )
     _check_magic(data)
     try:
-        with _decode(data, limits) as image:
-            return _canonical(image, data, limits)
+        return _canonical(data, limits)
     except MemoryError as error:
         raise _refused(Rule.IMAGE_TOO_LARGE, "the image needs more memory than validation may use.") from error
 
 
-def _decode(data: bytes, limits: Limits) -> Image.Image:
-    """Open by the header, check the sides, and only then decode."""
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence what Pillow warns of; our bound on pixels is below the one that it warns of.
+
+    Python's filters belong to the whole process, so whoever starts threads is quiet around all of them.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _open(data: bytes, limits: Limits) -> Image.Image:
+    """Open by the header, and check the sides before anything is decoded."""
+    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    _check_sides(image.width, image.height, limits)
+    return image
+
+
+@contextmanager
+def _damage_refused(limits: Limits) -> Iterator[None]:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # our bound on pixels is below the one that Pillow warns of
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
-            _check_sides(image.width, image.height, limits)
-            image.load()
-            return image
+        yield
     except Image.DecompressionBombError as error:
         raise _too_many_pixels("the image", limits) from error
     except _DAMAGE as error:
@@ -135,33 +149,67 @@ def _check_sides(width: int, height: int, limits: Limits) -> None:
         raise ImageRefused(Finding(rule=Rule.IMAGE_TOO_SMALL, message=message, fix="Use a larger image."))
 
 
-def _canonical(image: Image.Image, data: bytes, limits: Limits) -> VerifiedImage:
-    is_jpeg = image.format in _JPEG_FORMATS
-    mime = Image.MIME["JPEG" if is_jpeg else str(image.format)]
-    notes = list(_shape_notes(image, limits))
-    upright = _upright(image)
-    if upright is not None:
-        notes.append(_note(Rule.IMAGE_ROTATED, "the image was turned upright as its EXIF data says.", "Nothing to do."))
-    if not _is_plain(image):
-        message = f"the image was converted from mode {image.mode} to RGB."
-        notes.append(_note(Rule.IMAGE_CONVERTED, message, "Nothing to do; transparent parts became white."))
-    if notes and any(note.rule is not Rule.EXTREME_ASPECT for note in notes):
-        image = _to_rgb(upright or image)
-        data = _encode(image, is_jpeg=is_jpeg)
+def _canonical(data: bytes, limits: Limits) -> VerifiedImage:
+    with _damage_refused(limits):
+        image = _open(data, limits)
+        (width_px, height_px), notes = image.size, list(_shape_notes(image, limits))
+        mime = Image.MIME["JPEG" if image.format in _JPEG_FORMATS else str(image.format)]
+        changes: list[Finding] = []
+        if not _is_plain_jpeg(image) or not _looks_whole(image):
+            image = _open(data, limits)
+            image.load()
+            changes = list(_change_notes(image))
+    if changes or any(note.rule is Rule.ANIMATED_IMAGE for note in notes):
+        image, data = _rewritten(image)
+        width_px, height_px = image.size
     return VerifiedImage(
         sha256=hashlib.sha256(data).hexdigest(),
         data=data,
         mime=mime,
-        width_px=image.width,
-        height_px=image.height,
+        width_px=width_px,
+        height_px=height_px,
         thumbnail=_thumbnail(image),
-        notes=tuple(notes),
+        notes=(*notes, *changes),
     )
+
+
+def _is_plain_jpeg(image: Image.Image) -> bool:
+    return image.format in _JPEG_FORMATS and _is_plain(image) and _turn(image) is None
+
+
+def _looks_whole(image: Image.Image) -> bool:
+    """Decode a JPEG in grey and at an eighth of its sides; tell whether that went well.
+
+    libjpeg reads every byte for it and leaves out only the arithmetic of colours and fine detail, which nobody looks at:
+    a cut or a damage that Pillow refuses is refused all the same. Small and grey is also what the thumbnail needs.
+    """
+    image.draft("L", (2 * THUMBNAIL_SIDE_PX, 2 * THUMBNAIL_SIDE_PX))
+    try:
+        image.load()
+    except _DAMAGE:
+        return False
+    return True
 
 
 def _thumbnail(image: Image.Image) -> bytes:
     size = (THUMBNAIL_SIDE_PX, THUMBNAIL_SIDE_PX)
     return _to_rgb(image).resize(size, Image.Resampling.BOX, reducing_gap=2.0).convert("L").tobytes()
+
+
+def _change_notes(image: Image.Image) -> Iterator[Finding]:
+    """Yield in what an image differs from its canonical form."""
+    if _turn(image) is not None:
+        yield _note(Rule.IMAGE_ROTATED, "the image was turned upright as its EXIF data says.", "Nothing to do.")
+    if not _is_plain(image):
+        message = f"the image was converted from mode {image.mode} to RGB."
+        yield _note(Rule.IMAGE_CONVERTED, message, "Nothing to do; transparent parts became white.")
+
+
+def _rewritten(image: Image.Image) -> tuple[Image.Image, bytes]:
+    """Return an image in its canonical form, and its bytes."""
+    is_jpeg, turn = image.format in _JPEG_FORMATS, _turn(image)
+    image = _to_rgb(image if turn is None else image.transpose(turn))
+    return image, _encode(image, is_jpeg=is_jpeg)
 
 
 def _shape_notes(image: Image.Image, limits: Limits) -> list[Finding]:
@@ -179,15 +227,12 @@ def _shape_notes(image: Image.Image, limits: Limits) -> list[Finding]:
     return notes
 
 
-def _upright(image: Image.Image) -> Image.Image | None:
-    """Return the image as its EXIF orientation says; `None` when it already is upright or its EXIF is damaged."""
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """Return what turns the image as its EXIF orientation says; `None` when it already is upright or its EXIF is damaged."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+        return _TURNS.get(image.getexif().get(_ORIENTATION, 1))
     except _DAMAGE:
         return None
-    return image.transpose(turn) if turn is not None else None
 
 
 def _is_plain(image: Image.Image) -> bool:

@@ -226,5 +226,9 @@ class IssueLog:
 def shown(text: str) -> str:
     r"""Return a user's text as it may stand in a message: short, quoted, and with `\n` and the like made visible."""
     short = text if len(text) <= SHOWN_CHARS else f"{text[: SHOWN_CHARS - 1]}…"
-    visible = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in short)
+    visible = (
+        short
+        if short.isprintable()
+        else "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in short)
+    )
     return f'"{visible}"'

@@ -24,6 +24,7 @@ _THUMBNAIL_BYTES = THUMBNAIL_SIDE_PX**2
 _CELLS = 8
 _HASH_BYTES = 16
 _NUM_BANDS = 4
+_BATCH = 1024  # thumbnails hashed at once: 4 MB as float32
 _STEP = 2.0  # grey levels; smaller differences come and go with compression
 _MIN_CONTRAST = 4.0  # standard deviation in grey levels; below, a picture has nothing to be recognised by
 _MAX_DISTANCE = 4  # bits
@@ -33,35 +34,47 @@ _NUM_NEIGHBOURS = 4  # compared with each in the order of a band: bounds the tim
 
 
 class AlikeImages:
-    """Takes the thumbnails of images; memory holds 16 bytes for each, the thumbnails lie in a temporary file."""
+    """Takes the thumbnails of images; memory holds 8 bytes for each, the thumbnails lie in a temporary file."""
 
     def __init__(self, thumbnails: IO[bytes]) -> None:
         self._thumbnails = thumbnails
-        self._hashes = bytearray()
         self._numbers = array("Q")
 
     def add(self, number: int, thumbnail: bytes) -> None:
-        """Take the thumbnail of an image; one without contrast looks like nothing else."""
-        levels = np.frombuffer(thumbnail, np.uint8).reshape(THUMBNAIL_SIDE_PX, -1).astype(np.float32)
-        if levels.std() < _MIN_CONTRAST:
-            return
-        self._hashes += _difference_hash(levels)
+        """Take the thumbnail of an image."""
         self._numbers.append(number)
         self._thumbnails.write(thumbnail)
 
     def pairs(self, is_wanted: Callable[[int, int], bool]) -> list[tuple[int, int]]:
-        """Return the numbers of images that look alike, the later one first: each with its earliest that was found.
+        """Return the numbers of images that look alike, the later one first.
+
+        Each is there with its earliest that was found, and with as many others as it takes to join all that hang
+        together. An image without contrast looks like nothing else.
 
         Args:
             is_wanted: whether two images, by their numbers, may be compared at all.
         """
-        hashes = np.frombuffer(bytes(self._hashes), np.uint32).reshape(-1, _NUM_BANDS)
-        earliest: dict[int, int] = {}
-        for later, earlier in (pair for band in range(_NUM_BANDS) for pair in _close(hashes, band)):
-            is_news = earlier < earliest.get(later, later)
-            if is_news and is_wanted(self._numbers[later], self._numbers[earlier]) and self._look_alike(later, earlier):
-                earliest[later] = earlier
-        return [(self._numbers[later], self._numbers[earlier]) for later, earlier in sorted(earliest.items())]
+        places, hashes = self._hashed()
+        chains = Chains()
+        for one, other in (pair for band in range(_NUM_BANDS) for pair in _close(hashes, band)):
+            later, earlier = places[one], places[other]
+            if not chains.is_news(later, earlier):
+                continue
+            if is_wanted(self._numbers[later], self._numbers[earlier]) and self._look_alike(later, earlier):
+                chains.add(later, earlier)
+        return [(self._numbers[later], self._numbers[earlier]) for later, earlier in chains.links()]
+
+    def _hashed(self) -> tuple[list[int], npt.NDArray[np.uint32]]:
+        """Return the places of the thumbnails that have contrast, and their hashes."""
+        self._thumbnails.seek(0)
+        places, hashes = [np.empty(0, np.int64)], [np.empty((0, _NUM_BANDS), np.uint32)]
+        for start in range(0, len(self._numbers), _BATCH):
+            chunk = np.frombuffer(self._thumbnails.read(_BATCH * _THUMBNAIL_BYTES), np.uint8)
+            levels = chunk.reshape(-1, THUMBNAIL_SIDE_PX, THUMBNAIL_SIDE_PX).astype(np.float32)
+            kept = np.flatnonzero(levels.std(axis=(1, 2)) >= _MIN_CONTRAST)
+            places.append(kept + start)
+            hashes.append(_difference_hashes(levels[kept]))
+        return np.concatenate(places).tolist(), np.concatenate(hashes)
 
     def _look_alike(self, one: int, other: int) -> bool:
         difference = np.abs(self._levels(one) - self._levels(other))
@@ -73,6 +86,37 @@ class AlikeImages:
         levels = np.frombuffer(self._thumbnails.read(_THUMBNAIL_BYTES), np.uint8).astype(np.float32)
         normal: npt.NDArray[np.float32] = (levels - levels.mean()) / levels.std()
         return normal
+
+
+class Chains:
+    """Things of which some are alike, and so hang together over others."""
+
+    def __init__(self) -> None:
+        self._heads: dict[int, int] = {}
+        self._earliest: dict[int, int] = {}
+        self._joints: set[tuple[int, int]] = set()
+
+    def is_news(self, later: int, earlier: int) -> bool:
+        """Tell whether this pair would join two chains, or be the earliest of the later one."""
+        return earlier < self._earliest.get(later, later) or self._head(later) != self._head(earlier)
+
+    def add(self, later: int, earlier: int) -> None:
+        """Take a pair that is alike."""
+        one, other = sorted((self._head(later), self._head(earlier)))
+        if one != other:
+            self._heads[other] = one
+            self._joints.add((later, earlier))
+        self._earliest[later] = min(earlier, self._earliest.get(later, earlier))
+
+    def links(self) -> list[tuple[int, int]]:
+        """Return each with its earliest, and the pairs that join the chains."""
+        return sorted(self._joints | set(self._earliest.items()))
+
+    def _head(self, number: int) -> int:
+        while (above := self._heads.get(number, number)) != number:
+            self._heads[number] = self._heads.get(above, above)
+            number = above
+        return number
 
 
 class AlikeTexts:
@@ -110,10 +154,14 @@ def fold(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).casefold().split())
 
 
-def _difference_hash(levels: npt.NDArray[np.float32]) -> bytes:
-    cells = levels.reshape(_CELLS, THUMBNAIL_SIDE_PX // _CELLS, _CELLS, -1).mean((1, 3))
-    right, down = cells[:, 1:] > cells[:, :-1] + _STEP, cells[1:] > cells[:-1] + _STEP
-    return np.packbits(np.concatenate([right.ravel(), down.ravel()])).tobytes().ljust(_HASH_BYTES, b"\0")
+def _difference_hashes(levels: npt.NDArray[np.float32]) -> npt.NDArray[np.uint32]:
+    """Return the hashes of N thumbnails (N, side, side) as (N, bands)."""
+    side = THUMBNAIL_SIDE_PX // _CELLS
+    cells = levels.reshape(len(levels), _CELLS, side, _CELLS, side).mean((2, 4))
+    right, down = cells[:, :, 1:] > cells[:, :, :-1] + _STEP, cells[:, 1:] > cells[:, :-1] + _STEP
+    bits = np.concatenate([each.reshape(len(levels), _CELLS * (_CELLS - 1)) for each in (right, down)], axis=1)
+    packed = np.packbits(bits, axis=1)
+    return np.pad(packed, ((0, 0), (0, _HASH_BYTES - packed.shape[1]))).view(np.uint32)
 
 
 def _close(hashes: npt.NDArray[np.uint32], band: int) -> Iterator[tuple[int, int]]:

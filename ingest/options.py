@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from ingest.gallery import Remote
 from ingest.limits import Limits
 from ingest.skipped import OnBadRow
+from ingest.threads import usable_cores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +19,7 @@ class Options:
         on_bad_row: Whether a row with an error refuses the data set or is left out; a fault of a file always refuses.
         limits: The bounds.
         remote: Where images with a URL come from; without it nothing is fetched.
+        num_cores: For how many cores to decode ahead; the report is the same with any number.
     """
 
     seed: int = 0
@@ -25,3 +27,4 @@ class Options:
     on_bad_row: OnBadRow = OnBadRow.FAIL
     limits: Limits = field(default_factory=Limits)
     remote: Remote | None = None
+    num_cores: int = field(default_factory=usable_cores)

@@ -3,11 +3,11 @@
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO
 
 from ingest.images import VerifiedImage
 from ingest.likeness import AlikeImages
+from ingest.pack import Entry
 from vlm.conversation import Split
 
 _NOBODY = -1
@@ -28,7 +28,7 @@ class Lookalike:
 
 
 class Pictures:
-    """The stored images in the order of their first sight. An image that no good row shows is not part of the data set."""
+    """The stored images, in the order in which they lie in the pack. An image that no good row shows is not part of the data set."""
 
     def __init__(self, thumbnails: IO[bytes]) -> None:
         self._alike = AlikeImages(thumbnails)
@@ -107,11 +107,13 @@ class Pictures:
         """Return the size of all images of good rows."""
         return sum(self._sizes_bytes[number] for number in self._used())
 
-    def delete_unused(self, folder: Path) -> None:
-        """Delete the images that no good row shows."""
-        for sha256, number in self._numbers.items():
-            if self._first_users[number] == _NOBODY:
-                (folder / sha256.hex()).unlink()
+    def entries(self) -> Iterator[Entry]:
+        """Yield each image of a good row, and where in the pack it lies."""
+        start = 0
+        for sha256, size_bytes, user in zip(self._numbers, self._sizes_bytes, self._first_users, strict=True):
+            if user != _NOBODY:
+                yield sha256, start, size_bytes
+            start += size_bytes
 
     def _used(self) -> Iterator[int]:
         return (number for number, user in enumerate(self._first_users) if user != _NOBODY)

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -11,17 +12,20 @@ from ingest.container import Container
 from ingest.drafts import Draft
 from ingest.examples import ExampleSpool, Written
 from ingest.forms import read_form
-from ingest.gallery import Gallery
+from ingest.gallery import Gallery, Look
+from ingest.images import quiet
 from ingest.issues import Finding, Issue, IssueLog, Rule, SourceFault, shown
 from ingest.limits import Limits
+from ingest.lookahead import look_ahead
 from ingest.options import Options
 from ingest.overview import label_imbalance, look_alike, near_duplicate
+from ingest.pack import PACK_FILE, write_index
 from ingest.pictures import Lookalike, Pictures
 from ingest.report import Report, Rows, counts_of
 from ingest.skipped import OnBadRow, SkipLog
 from ingest.sources import Source, SourceRow, open_source
 from ingest.statistics import Tally
-from vlm.conversation import IMAGES_FOLDER
+from ingest.threads import Threads
 
 OnProgress = Callable[[int, int | None], None]
 
@@ -36,8 +40,8 @@ def validate(
 ) -> Report:
     """Validate an uploaded file and return the report, which is also written to `out/report.json`.
 
-    Unless the data set is refused, `out` then holds `records.parquet` and `images/<sha256>`, the canonical form; else it
-    holds no table. Faults of the data are in the report and raise nothing.
+    Unless the data set is refused, `out` then holds `records.parquet` and the images (`ingest.pack`), the canonical form;
+    else it holds no table. Faults of the data are in the report and raise nothing.
 
     Args:
         path: the uploaded file, or a folder.
@@ -46,14 +50,20 @@ def validate(
         options: other than the defaults.
         on_progress: called with the rows done and about how many there are; what it raises ends the validation.
     """
+    options = options or Options()
     with (
         tempfile.TemporaryFile("w+", encoding="utf-8", newline="\n", dir=out) as spool,
         tempfile.TemporaryFile(dir=out) as thumbnails,
+        (out / PACK_FILE).open("wb") as pack,
+        quiet(),
+        Threads(num_cores=options.num_cores, is_fetching=options.remote is not None) as threads,
     ):
-        validation = _Validation(out, spool, thumbnails, options or Options())
+        pictures = Pictures(thumbnails)
+        gallery = Gallery(pack, options.limits, pictures, threads, remote=options.remote)
+        validation = _Validation(out, spool, gallery, pictures, options)
         try:
             with open_source(path, container, validation.limits, scratch=out) as source:
-                validation.read(source, on_progress)
+                validation.read(source, on_progress, max_running=threads.max_running)
         except SourceFault as fault:
             validation.refuse(fault.finding, row=fault.row, file=fault.file)
         report = validation.finish(container, on_progress)
@@ -61,10 +71,28 @@ def validate(
     return report
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Begun:
+    """A row whose shape is read and whose images are being looked at."""
+
+    row: SourceRow
+    draft: Draft | None
+    findings: list[Finding]
+    looks: list[Look]
+
+    @property
+    def num_running(self) -> int:
+        return sum(look.is_running for look in self.looks)
+
+    @property
+    def held_bytes(self) -> int:
+        return sum(look.held_bytes for look in self.looks)
+
+
 class _Validation:
     """One run over one file: what was counted so far."""
 
-    def __init__(self, out: Path, spool: IO[str], thumbnails: IO[bytes], options: Options) -> None:
+    def __init__(self, out: Path, spool: IO[str], gallery: Gallery, pictures: Pictures, options: Options) -> None:
         self.limits = options.limits
         self._options = options
         self._log = IssueLog(self.limits.max_kept_per_rule)
@@ -74,22 +102,23 @@ class _Validation:
         self._columns = Columns(options.columns)
         self._spool_file = spool
         self._spool = ExampleSpool(spool, seed=options.seed)
-        self._pictures = Pictures(thumbnails)
-        self._gallery = Gallery(out / IMAGES_FOLDER, self.limits, self._pictures, remote=options.remote)
+        self._pictures = pictures
+        self._gallery = gallery
         self._tally = Tally()
         self._num_read = 0
         self._num_refused = 0
         self._ignored: set[str] = set()
 
-    def read(self, source: Source, on_progress: OnProgress) -> None:
+    def read(self, source: Source, on_progress: OnProgress, *, max_running: int) -> None:
         """Read every row of a source."""
         total = source.count_rows()
         on_progress(0, total)
-        for row in source.rows():
+        for begun in look_ahead((self._begin(row, source) for row in source.rows()), max_running=max_running):
+            row = begun.row
             self._num_read += not row.is_remark
             if self._num_read > self.limits.max_rows:
                 raise SourceFault(_too_many_rows(self.limits), file=row.file, row=row.row)
-            self._take(row, source)
+            self._take(begun)
             on_progress(self._num_read, total)
         self._report_unused(source)
 
@@ -151,23 +180,30 @@ class _Validation:
             self._say(finding, is_fatal=finding.is_error)
         if self._refusal is not None:
             return None
-        self._pictures.delete_unused(self._out / IMAGES_FOLDER)
+        write_index(self._out, self._pictures.entries())
         self._spool_file.seek(0)
         return self._spool.write(self._out, self._spool_file, splits)
 
-    def _take(self, row: SourceRow, source: Source) -> None:
+    def _begin(self, row: SourceRow, source: Source) -> _Begun:
         findings = list(row.findings)
         draft = read_form(row.value, findings, self._columns) if row.value is not None else None
-        images: list[str] = []
+        looks: list[Look] = []
         if draft is not None:
             findings.extend(check_draft(draft, findings, self.limits))
-            images = self._images(draft, findings, source, beside=row.file)
+            references = draft.references[: self.limits.max_images]
+            looks = [self._gallery.look(image, source=source, beside=row.file) for image in references]
+        return _Begun(row=row, draft=draft, findings=findings, looks=looks)
+
+    def _take(self, begun: _Begun) -> None:
+        row, draft, findings = begun.row, begun.draft, begun.findings
+        found = [self._gallery.settle(look, findings) for look in begun.looks]
+        images = [sha256 for sha256 in found if sha256 is not None]
         if draft is None or any(finding.is_error for finding in findings):
             self._leave_out(row, findings)
         else:
             number, split = len(self._spool), draft.split or "train"
-            for image, sha256 in zip(draft.references, images, strict=True):
-                self._pictures.use(sha256, example=number, pointer=image.pointer, split=split)
+            for look, sha256 in zip(begun.looks, images, strict=True):
+                self._pictures.use(sha256, example=number, pointer=look.pointer, split=split)
             findings.extend(self._spool.add(draft, tuple(images), row=row.row, file=row.file))
             self._tally.add(draft, len(images))
         is_fatal = self._options.on_bad_row is OnBadRow.FAIL
@@ -189,11 +225,6 @@ class _Validation:
             self.refuse(finding, row=row, file=file)
         else:
             self._log.add(finding, row=row, file=file)
-
-    def _images(self, draft: Draft, findings: list[Finding], source: Source, *, beside: str | None) -> list[str]:
-        references = draft.references[: self.limits.max_images]
-        found = [self._gallery.resolve(image, findings, source=source, beside=beside) for image in references]
-        return [sha256 for sha256 in found if sha256 is not None]
 
     def _is_news(self, finding: Finding) -> bool:
         """Return whether to report a finding: a field that is not used is said once, not at each of a million rows."""

@@ -12,7 +12,7 @@ import re
 from PIL import Image
 
 from core.errors import Invalid
-from ingest.images import verify
+from ingest.images import quiet, verify
 from ingest.issues import ImageRefused
 from ingest.limits import MIB, Limits
 
@@ -43,7 +43,8 @@ def decode_images(urls: tuple[str, ...]) -> tuple[Image.Image, ...]:
 
 def _decode(url: str, pointer: str, *, max_pixels: int) -> Image.Image:
     try:
-        verified = verify(_payload(url, pointer), LIMITS)
+        with quiet():
+            verified = verify(_payload(url, pointer), LIMITS)
     except ImageRefused as refused:
         message = refused.finding.message
         raise Invalid.field(pointer, message[:1].upper() + message[1:]) from refused

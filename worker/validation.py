@@ -1,6 +1,8 @@
 """Validation of a data set: the child reads the upload; what it made becomes objects and a ready row."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ from sqlmodel import Session
 
 from core.errors import FailureCode, WorkFailed
 from core.events import ChildEvent, Phase, Progress
+from ingest.pack import packed_images
 from models import dataset as datasets
 from models import leases
 from models.dataset import image_key
@@ -16,6 +19,7 @@ from worker.kinds import Apply, Rooms, nothing
 from worker.sources import Sources, container_of
 
 SPLIT_SEED = 0
+_STORED_AT_ONCE = 8
 
 
 class Validation:
@@ -49,10 +53,7 @@ class Validation:
     def publish(self, claim: Claim, staging: Path, result: dict[str, Any]) -> Apply:
         """Store images (each distinct one once), the table and the report."""
         dataset, storage = self._load(claim), self._rooms.storage
-        for image in sorted((staging / "images").glob("*")):
-            key = image_key(claim.project, image.name)
-            if not storage.has(key):
-                storage.put_file(key, image)
+        self._store_images(claim, staging)
         storage.put_file(dataset.records_key(result["digest"]), staging / "records.parquet")
         storage.put_file(dataset.report_key(claim.fence), staging / "report.json")
 
@@ -71,6 +72,21 @@ class Validation:
             )
 
         return apply
+
+    def _store_images(self, claim: Claim, staging: Path) -> None:
+        """Store what is not there yet, several at once: each is a few round trips, and most are small."""
+        storage = self._rooms.storage
+
+        def store(image: tuple[str, bytes]) -> None:
+            sha256, data = image
+            key = image_key(claim.project, sha256)
+            if not storage.has(key):
+                storage.put_bytes(key, data)
+
+        images = packed_images(staging)
+        with ThreadPoolExecutor(_STORED_AT_ONCE, "storing") as threads:
+            while batch := list(islice(images, _STORED_AT_ONCE)):
+                list(threads.map(store, batch))
 
     def salvage(self, claim: Claim, staging: Path) -> Apply:
         """Keep the report of a set that failed."""

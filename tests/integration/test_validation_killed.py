@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from ingest.container import Container
+from ingest.pack import PACK_FILE
 from ingest.validate import validate
 from tests.conftest import is_alive, wait_for
 from tests.e2e.conftest import below
@@ -48,7 +49,10 @@ def test_a_validation_whose_worker_was_killed_is_taken_up_and_ends_with_the_same
     path = f"/datasets/{made['id']}"
     first = start_worker()
     staging = settings.layout.staging(made["id"], 1)
-    stored = wait_for(lambda: any((staging / "images").glob("*")), what="the first picture of the first attempt")
+    stored = wait_for(
+        lambda: (staging / PACK_FILE).exists() and (staging / PACK_FILE).stat().st_size,
+        what="the first picture of the first attempt",
+    )
     processes = [first.pid, *below(first.pid)]
     first.send_signal(signal.SIGKILL)
     first.wait()

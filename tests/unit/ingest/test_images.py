@@ -7,11 +7,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from ingest.images import verify
+from ingest.images import quiet, verify
 from ingest.issues import ImageRefused, Rule
 from ingest.limits import Limits
 
 LIMITS = Limits()
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    with quiet():
+        yield
 
 
 def _rules(data):
@@ -167,3 +173,35 @@ def test_an_exif_value_that_cannot_be_written_back_does_not_refuse_a_good_image(
     entry = b"\x01\x12\x00\x02\x00\x00\x00\x04abc\x00"  # the orientation, as text
     exif = b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\x00\x01" + entry + b"\x00\x00\x00\x00"
     assert _rules(make.image(kind="JPEG", exif=exif)) == []
+
+
+def _jpegs():
+    noise = Image.effect_noise((96, 80), 90)
+    colours = Image.merge("RGB", (noise, noise.rotate(90), noise.rotate(180)))
+    for options in ({}, {"progressive": True}, {"keep_rgb": True}, {"subsampling": 0}, {"restart_marker_blocks": 4}):
+        for image in (colours, noise):
+            buffer = io.BytesIO()
+            image.save(buffer, "JPEG", **options)
+            yield buffer.getvalue()
+
+
+def _loads(data):
+    try:
+        Image.open(io.BytesIO(data)).convert("RGB")
+    except (OSError, SyntaxError, ValueError):
+        return False
+    return True
+
+
+@pytest.mark.parametrize("data", list(_jpegs()))
+def test_the_quick_decoding_refuses_the_damage_that_a_full_one_refuses(data):
+    assert _loads(data)
+    cuts = [data[:at] for at in range(len(data) - 1, 200, -len(data) // 40)]
+    flips = [data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1 :] for at in range(2, len(data), len(data) // 60)]
+    for damaged in cuts + flips:
+        try:
+            verify(damaged, LIMITS)
+            is_taken = True
+        except ImageRefused:
+            is_taken = False
+        assert is_taken == _loads(damaged)

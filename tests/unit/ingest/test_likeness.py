@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageFont
 
 from examples.digits.sample import NUM_UPLOADED, digits, write_zip
 from ingest.issues import Rule, Severity
-from ingest.likeness import AlikeImages, AlikeTexts
+from ingest.likeness import AlikeImages, AlikeTexts, Chains
 from vlm.conversation import read_examples
 
 
@@ -162,7 +162,17 @@ def test_very_many_like_pictures_are_compared_with_a_few_each():
         for number in range(2000):
             alike.add(number, levels)
         pairs = alike.pairs(lambda _later, _earlier: True)
-    assert [later for later, _ in pairs] == list(range(1, 2000)), "each is named once, with one earlier"
+    assert {later for later, _ in pairs} == set(range(1, 2000)), "each is named, with one earlier"
+    assert len(pairs) < 2 * 2000
+
+
+def test_pictures_that_are_alike_over_others_hang_together():
+    chains = Chains()
+    for later, earlier in [(4, 2), (4, 0), (2, 1), (5, 3)]:
+        assert chains.is_news(later, earlier)
+        chains.add(later, earlier)
+    assert not chains.is_news(4, 1), "they hang together, and 4 has an earlier one"
+    assert chains.links() == [(2, 1), (4, 0), (4, 2), (5, 3)]
 
 
 def test_an_example_takes_few_bytes_and_is_found_among_very_many():

@@ -68,7 +68,7 @@ def test_a_good_set_ends_with_a_result_and_its_files_in_the_staging_folder(make,
         "digest": report.digest,
         "splits": {"train": 18, "validation": 2},
         "num_images": 20,
-        "images_bytes": sum(path.stat().st_size for path in (tmp_path / "staging/images").iterdir()),
+        "images_bytes": (tmp_path / "staging/images.pack").stat().st_size,
     }
     assert len(read_examples(tmp_path / "staging")) == 20
 
@@ -115,7 +115,8 @@ def test_the_mapping_of_the_spec_is_kept_also_for_a_packed_tar(make, run, tmp_pa
     assert (status, errors) == (0, "")
     assert events[-1].data["num_examples"] == 20
     assert sorted(path.name for path in (tmp_path / "staging").iterdir()) == [
-        "images",
+        "images.pack",
+        "images.parquet",
         "records.parquet",
         "report.json",
     ]

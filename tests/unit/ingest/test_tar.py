@@ -55,7 +55,12 @@ def test_a_clean_tar_has_no_issue_and_the_digest_of_the_same_zip(make, check, tm
     report = check(pack(good(make, folder=folder, form=FORMATS[form])))
     assert (report.container, report.issues) == (Container.TAR, [])
     assert report.digest == check(make.good_zip(20), out="zip").digest
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["images", "records.parquet", "report.json"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "images.pack",
+        "images.parquet",
+        "records.parquet",
+        "report.json",
+    ]
 
 
 @pytest.mark.parametrize("form", ["gnu", "pax"])
@@ -120,7 +125,7 @@ def test_a_hostile_member_is_refused_by_its_name(check, tmp_path, what, pack):
     assert issue.rule is Rule.UNSAFE_MEMBER
     assert says in issue.message
     assert issue.fix.endswith(".")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["images", "report.json"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["images.pack", "report.json"]
 
 
 @pytest.mark.parametrize("what", [what for what in HOSTILE if "twice" not in what and "inside" not in what])

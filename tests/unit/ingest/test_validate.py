@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from ingest.container import Container
 from ingest.forms import CAPTION_PROMPT
 from ingest.issues import Rule
+from ingest.pack import packed_images
 from ingest.validate import validate
 from vlm.conversation import ImagePart, TextPart, read_examples
 
@@ -45,9 +46,13 @@ def test_a_clean_zip_of_questions_has_no_issue_and_becomes_the_canonical_form(ma
     assert report.splits == {"train": 18, "validation": 2}
     assert [example.row for example in examples] == list(range(1, 21))
     assert _parts(examples[3]) == [("user", ["IMAGE", "Which?"]), ("assistant", ["3"])]
-    stored = {path.name for path in (tmp_path / "out/images").iterdir()}
-    assert stored == {sha256 for example in examples for sha256 in example.images}
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["images", "records.parquet", "report.json"]
+    assert dict(packed_images(tmp_path / "out")).keys() == {sha256 for example in examples for sha256 in example.images}
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "images.pack",
+        "images.parquet",
+        "records.parquet",
+        "report.json",
+    ]
 
 
 def test_the_report_is_written_as_it_is_returned(make, check, tmp_path):
@@ -55,7 +60,7 @@ def test_the_report_is_written_as_it_is_returned(make, check, tmp_path):
     document = json.loads((tmp_path / "out/report.json").read_text())
     assert document == report.model_dump(mode="json")
     assert (document["num_issues"], document["num_errors"]) == (1, 1)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["images", "report.json"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["images.pack", "report.json"]
 
 
 def test_a_clean_zip_of_captions_asks_the_fixed_question(make, check, tmp_path):
@@ -86,8 +91,9 @@ def test_a_clean_zip_of_conversations_keeps_turns_weights_and_the_order_of_image
     assert report.splits == {"train": 11, "validation": 1}
     assert [message.weight for message in example.messages] == [1, 1, 0, 1, 1]
     assert _parts(example)[1] == ("user", ["IMAGE", "And", "IMAGE"])
-    assert (tmp_path / "out/images" / example.images[0]).read_bytes() == files["2.png"]
-    assert (tmp_path / "out/images" / example.images[1]).read_bytes() == files["3.png"]
+    stored = dict(packed_images(tmp_path / "out"))
+    assert stored[example.images[0]] == files["2.png"]
+    assert stored[example.images[1]] == files["3.png"]
 
 
 def test_clean_rows_without_images_are_taken_as_text(make, check, tmp_path):
@@ -206,7 +212,7 @@ def test_each_distinct_image_is_stored_once(make, check, tmp_path):
     rows = [{"image": f"{'abc'[i % 3]}.png", "caption": str(i)} for i in range(12)]
     report = check(make.zip(files | {"r.jsonl": make.lines(rows)}))
     assert report.statistics.num_images == 2
-    assert len(list((tmp_path / "out/images").iterdir())) == 2
+    assert len(list(packed_images(tmp_path / "out"))) == 2
     assert report.statistics.images_bytes == len(same) + len(files["c.png"])
 
 
@@ -303,7 +309,7 @@ def test_what_progress_raises_ends_the_validation_and_leaves_no_spool(make, tmp_
 
     with pytest.raises(KeyboardInterrupt):
         validate(path, Container.ZIP, out, on_progress=stop)
-    assert [path.name for path in out.iterdir()] == ["images"]
+    assert [path.name for path in out.iterdir()] == ["images.pack"]
 
 
 KEYS = st.sampled_from(
