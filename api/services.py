@@ -6,6 +6,7 @@ from typing import Annotated
 import httpx2
 from fastapi import Depends, Request
 
+from core.cache import CacheFolder
 from core.db import Database
 from core.queue import Doorbell, make_celery
 from core.settings import Settings
@@ -17,11 +18,13 @@ SERVING_TIMEOUT_S = 310.0  # a little more than serving's own deadline
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
-    """The database, the object store, the doorbell and the way to serving."""
+    """The database, the object store and what is kept of it here, the doorbell and the way to serving."""
 
     settings: Settings
     database: Database
     storage: Storage
+    tables: CacheFolder
+    thumbnails: CacheFolder
     doorbell: Doorbell
     serving: httpx2.AsyncClient
 
@@ -33,6 +36,8 @@ class Services:
             settings=settings,
             database=Database(settings.resolved_database_url),
             storage=Storage.from_url(settings.resolved_storage_url),
+            tables=CacheFolder(settings.layout.tables, max_bytes=settings.cache_bytes),
+            thumbnails=CacheFolder(settings.layout.thumbnails, max_bytes=settings.cache_bytes),
             doorbell=Doorbell(make_celery(settings.redis_url, sweep_s=settings.sweep_s)),
             serving=httpx2.AsyncClient(
                 base_url=settings.serving_url, timeout=httpx2.Timeout(SERVING_TIMEOUT_S, connect=2.0), trust_env=False

@@ -34,6 +34,9 @@ class Settings(BaseSettings):
         default=False, description="whether https URLs of callers are fetched: a row's images, a data set's source"
     )
     source_buckets: str = Field("", description="S3 buckets, with commas, whose objects callers may name as a source")
+    cache_bytes: int = Field(
+        2 * 1024 * MIB, ge=1, description="what the API keeps of data sets' tables, and as much of thumbnails"
+    )
     max_infer_bytes: int = Field(32 * MIB, ge=1, description="largest body that POST /infer takes")
     lease_s: float = Field(60.0, gt=0, description="how long a lease lives without a heartbeat")
     heartbeat_s: float = Field(5.0, gt=0, description="seconds between heartbeats of a lease")

@@ -29,7 +29,7 @@ def delete_dataset(dataset_id: str, services: ServicesDep, project: ProjectDep) 
     with services.database.write() as session:
         dataset = _delete(session, dataset_id, project=project)
     _remove_objects(services.storage, dataset)
-    Table.forget(dataset, layout=services.settings.layout)
+    Table.forget(dataset, cache=services.tables)
 
 
 def _delete(session: Session, dataset_id: str, *, project: str) -> Dataset:

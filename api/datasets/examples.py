@@ -75,7 +75,7 @@ def list_examples(
     """
     dataset = find_ready(services, dataset_id, project=project)
     issues = _issues(services, dataset)
-    table = Table.of(dataset, layout=services.settings.layout, storage=services.storage)
+    table = Table.of(dataset, cache=services.tables, storage=services.storage)
     found, following = table.page(_wanted(query, issues), start=query.cursor, limit=query.limit)
     items = [_read(example, dataset, services, issues) for example in found]
     return Page(items=items, next_cursor=None if following is None else str(following))

@@ -97,16 +97,17 @@ def get_thumbnail(
     headers = _lasting(f"{sha256}-{THUMBNAIL_PX}")
     if _has_copy(if_none_match, headers["ETag"]):
         return Response(status_code=304, headers=headers)
-    path = services.settings.layout.thumbnails / f"{sha256}.webp"
-    if not path.exists():
+    path = services.thumbnails.folder / f"{sha256}.webp"
+    if not services.thumbnails.use(path):
         _make_thumbnail(services.storage, image_key(dataset.project, sha256), path)
+        services.thumbnails.add(path)
     return Response(path.read_bytes(), media_type=THUMBNAIL_TYPE, headers=headers)
 
 
 def _find(services: Services, dataset_id: str, sha256: str, *, project: str) -> Dataset:
     """Return the data set that has this picture, or refuse."""
     dataset = find_ready(services, dataset_id, project=project)
-    table = Table.of(dataset, layout=services.settings.layout, storage=services.storage)
+    table = Table.of(dataset, cache=services.tables, storage=services.storage)
     if _SHA256.fullmatch(sha256) is None or not table.names_image(sha256):
         raise NotFound(
             f"The data set {dataset_id} has no picture {sha256!r}; GET /datasets/{dataset_id}/examples names them."

@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from core.cache import CacheFolder
 from core.ids import Prefix, new_id
-from core.layout import Layout
 from core.storage import Storage
 from models.dataset import Dataset
 from vlm.conversation import RECORDS_FILE, Example, Split, as_example
@@ -63,25 +63,26 @@ class Table:
         self._folder = folder
 
     @classmethod
-    def of(cls, dataset: Dataset, *, layout: Layout, storage: Storage) -> "Table":
+    def of(cls, dataset: Dataset, *, cache: CacheFolder, storage: Storage) -> "Table":
         """Return the copy, brought here on first use and made whole under a temporary name."""
         assert dataset.digest is not None
-        target = _place(dataset, layout)
-        if not target.exists():
+        target = _place(dataset, cache)
+        if not cache.use(target):
             temporary = target.with_name(f"{target.name}.{new_id(Prefix.REQUEST)}")
             try:
                 temporary.mkdir()
                 storage.fetch(dataset.records_key(dataset.digest), temporary / RECORDS_FILE)
                 (temporary / NAMES_FILE).write_bytes(_sorted_names(temporary / RECORDS_FILE).tobytes())
                 _settle(temporary, target)
+                cache.add(target)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
         return cls(target)
 
     @staticmethod
-    def forget(dataset: Dataset, *, layout: Layout) -> None:
+    def forget(dataset: Dataset, *, cache: CacheFolder) -> None:
         """Remove the copy of a data set's table from this machine, if there is one."""
-        shutil.rmtree(_place(dataset, layout), ignore_errors=True)
+        shutil.rmtree(_place(dataset, cache), ignore_errors=True)
 
     def page(self, wanted: Wanted, *, start: int, limit: int) -> tuple[list[Example], int | None]:
         """Return up to `limit` examples from the position `start` on, and the position to go on at; None at the end.
@@ -114,8 +115,8 @@ class Table:
             return name_at(place) == wanted
 
 
-def _place(dataset: Dataset, layout: Layout) -> Path:
-    return layout.tables / f"{dataset.id}-{dataset.digest}"
+def _place(dataset: Dataset, cache: CacheFolder) -> Path:
+    return cache.folder / f"{dataset.id}-{dataset.digest}"
 
 
 def num_answer_chars(example: Example) -> int:

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import shutil
 
 import pyarrow.parquet as pq
 import pytest
@@ -275,3 +276,13 @@ def test_the_copy_of_a_table_holds_every_name_once_and_sorted(dataset_id, exampl
     data = (folder / "images.sha256").read_bytes()
     names = [data[start : start + 32].hex() for start in range(0, len(data), 32)]
     assert names == sorted({image["sha256"] for example in examples() for image in example["images"]})
+
+
+def test_what_the_cache_has_given_up_is_made_again(client, examples, settings):
+    before = examples()
+    photo = before[4]["images"][1]
+    shown = client.get(photo["thumbnail_url"]).content
+    shutil.rmtree(next(settings.layout.tables.iterdir()))
+    (settings.layout.thumbnails / f"{photo['sha256']}.webp").unlink()
+    assert examples() == before
+    assert client.get(photo["thumbnail_url"]).content == shown
