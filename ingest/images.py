@@ -17,6 +17,7 @@ from PIL import Image
 
 from ingest.issues import Finding, ImageRefused, Rule
 from ingest.limits import Limits
+from ingest.room import Room
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 THUMBNAIL_SIDE_PX = 32
@@ -57,6 +58,7 @@ _DAMAGE = (
 )
 _JPEG_FORMATS = ("JPEG", "MPO")  # telephones write MPO: a JPEG with a preview or a depth map behind it
 _JPEG_QUALITY = 95
+_PIXELS = Room(50_000_000)  # being decoded at once; one that is put on white takes 20 bytes for each
 _SAVE_AGAIN = "Open it and save it again as PNG or JPEG, or take the row out."
 
 
@@ -152,6 +154,12 @@ def _check_sides(width: int, height: int, limits: Limits) -> None:
 def _canonical(data: bytes, limits: Limits) -> VerifiedImage:
     with _damage_refused(limits):
         image = _open(data, limits)
+    with _PIXELS.hold(image.width * image.height):
+        return _decoded(image, data, limits)
+
+
+def _decoded(image: Image.Image, data: bytes, limits: Limits) -> VerifiedImage:
+    with _damage_refused(limits):
         (width_px, height_px), notes = image.size, list(_shape_notes(image, limits))
         mime = Image.MIME["JPEG" if image.format in _JPEG_FORMATS else str(image.format)]
         changes: list[Finding] = []

@@ -1,5 +1,6 @@
 """Validation as a child process: `python -m ingest.run --spec spec.json --staging DIR --events-fd N`."""
 
+import ctypes
 import resource
 import time
 from pathlib import Path
@@ -13,7 +14,7 @@ from core.events import Phase, PhaseChanged, Progress
 from ingest.container import Container
 from ingest.gallery import Remote
 from ingest.issues import Issue, Rule, Severity, severity_of
-from ingest.limits import GIB, Limits, RemoteLimits
+from ingest.limits import GIB, MIB, Limits, RemoteLimits
 from ingest.options import Options
 from ingest.report import Report
 from ingest.skipped import OnBadRow
@@ -22,6 +23,7 @@ from ingest.validate import validate
 # What a hostile file can make this process take; the bounds on lines and images stay far below.
 ADDRESS_SPACE_BYTES = 4 * GIB
 _PROGRESS_PERIOD_S = 0.5
+_M_MMAP_THRESHOLD = -3  # of `malloc.h`
 
 
 class Spec(BaseModel):
@@ -131,9 +133,17 @@ def _refused(report: Report, first: Issue) -> WorkFailed:
 
 
 def _bound_memory() -> None:
+    """Bound the address space, and have glibc give large blocks back.
+
+    Else every decoding thread keeps what it has freed: with eight of them, 16 images of 25 million pixels took 3.1 GB
+    instead of 0.8.
+    """
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     limit = ADDRESS_SPACE_BYTES if hard == resource.RLIM_INFINITY else min(ADDRESS_SPACE_BYTES, hard)
     resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):  # glibc
+        libc.mallopt(_M_MMAP_THRESHOLD, MIB)
 
 
 if __name__ == "__main__":
