@@ -153,8 +153,7 @@ class _RowReader:
             fix = 'Write {"role": "user", "content": "..."}.'
             self.say(Rule.WRONG_TYPE, pointer, f"the turn is {_kind(value)}.", fix)
             return None
-        for key in (key for key in value if key not in {"role", "content", "weight"}):
-            self.ignored(f"{pointer}/{escape(key)}", key)
+        self._others_ignored(pointer, value, {"role", "content", "weight"})
         role = value.get("role")
         return TurnDraft(
             pointer=pointer,
@@ -197,10 +196,10 @@ class _RowReader:
         if kind == "text":
             return self.text_at(f"{pointer}/text", value.get("text"))
         if kind == "image":
-            for key in (key for key in value if key != "type"):
-                self.ignored(f"{pointer}/{escape(key)}", key)
+            self._others_ignored(pointer, value, {"type"})
             return ImageDraft(pointer=pointer)
         if kind == "image_url":
+            self._others_ignored(pointer, value, {"type", "image_url"})
             reference = self._image_url(f"{pointer}/image_url", value.get("image_url"))
             return ImageDraft(pointer=pointer, reference=reference) if reference else None
         name = shown(kind) if isinstance(kind, str) else "missing" if isinstance(value, dict) else _kind(value)
@@ -209,6 +208,7 @@ class _RowReader:
 
     def _image_url(self, pointer: str, value: Any) -> ImageReference | None:
         if isinstance(value, dict) and isinstance(value.get("url"), str):
+            self._others_ignored(pointer, value, {"url"})
             return ImageReference(pointer=f"{pointer}/url", source=value["url"])
         if isinstance(value, str):
             return ImageReference(pointer=pointer, source=value)
@@ -216,9 +216,15 @@ class _RowReader:
         self.say(Rule.WRONG_TYPE, pointer, '"image_url" has no "url".', fix)
         return None
 
+    def _others_ignored(self, pointer: str, value: dict[str, Any], used: set[str]) -> None:
+        for key in (key for key in value if key not in used):
+            self.ignored(f"{pointer}/{escape(key)}", key)
+
     def ignored(self, pointer: str, key: str) -> None:
         message = f"the field {shown(key)} is not used, here or in any later row."
         fix = "Nothing, if it is a note for yourself; the model does not see it."
+        if key == "detail":  # of OpenAI's image_url
+            fix = "Say in the job how images are cut: image.longest_edge, and image.split."
         self.say(Rule.IGNORED_FIELD, pointer, message, fix)
 
 

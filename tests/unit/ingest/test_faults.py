@@ -357,6 +357,17 @@ class TestWarnings:
         report = check(make.good_zip(20, rows=[{**QA, "a/b~c": 1, "answer": "x"}]))
         assert self.found(report) == [(Rule.IGNORED_FIELD, 21, "#/a~1b~0c")]
 
+    def test_the_detail_that_openai_knows_is_said_to_be_the_jobs(self, make, check):
+        row = with_url("data:image/png;base64," + base64.b64encode(make.image(99)).decode())
+        row["messages"][0]["content"][0]["image_url"]["detail"] = "low"
+        report = check(
+            make.good_zip(
+                20, rows=[row, row | {"messages": [*row["messages"], {"role": "user", "content": "And?"}, ANSWER]}]
+            )
+        )
+        assert self.found(report) == [(Rule.IGNORED_FIELD, 21, "#/messages/0/content/0/image_url/detail")]
+        assert "image.split" in report.issues[0].fix
+
     def test_a_last_turn_without_answer(self, make, check):
         row = chat(USER, ANSWER, {"role": "user", "content": "And now?"})
         assert self.found(check(make.good_zip(20, rows=[row]))) == [(Rule.UNANSWERED_TURN, 21, "#/messages/2")]
