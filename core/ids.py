@@ -9,6 +9,7 @@ class Prefix(StrEnum):
     """The kinds of things that have an identifier."""
 
     DATASET = "ds"
+    UPLOAD = "upl"
     JOB = "job"
     CHECKPOINT = "ckpt"
     ADAPTER = "adp"

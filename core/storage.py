@@ -6,8 +6,8 @@ stands for whole, verified bytes. Keys are made by the server and never hold a u
 
 import hashlib
 import io
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -22,7 +22,7 @@ from core.errors import FailureCode, WorkFailed
 from core.ids import Prefix, new_id
 
 if TYPE_CHECKING:
-    from obstore import ReadableFile
+    from obstore import ReadableFile, WritableFile
 
 CHUNK_BYTES = 1024 * 1024
 STAGING_PREFIX = "staging"  # of temporary keys
@@ -63,28 +63,47 @@ class Storage:
 
     def put_stream(self, key: str, stream: IO[bytes]) -> Stored:
         """Store a stream without holding it in memory: temporary key, verify, name."""
-        temporary = f"{STAGING_PREFIX}/{new_id(Prefix.REQUEST)}"
+        return self.put_chunks(key, iter(lambda: stream.read(CHUNK_BYTES), b""))
+
+    def put_chunks(self, key: str, chunks: Iterable[bytes]) -> Stored:
+        """Store what comes piece by piece, as `put_stream` does; an error of `chunks` leaves nothing behind."""
+        draft = self.draft(key)
         try:
-            return self._put(key, temporary, stream)
+            with _told(key):
+                for chunk in chunks:
+                    draft.write(chunk)
+            return self.finish(draft)
         except BaseException:
-            with suppress(WorkFailed):
-                self.delete(temporary)
+            self.discard(draft)
             raise
 
-    def _put(self, key: str, temporary: str, stream: IO[bytes]) -> Stored:
-        try:
-            digest, size = self._write(temporary, stream)
-            if self._digest(temporary) != digest:
+    def draft(self, key: str) -> "Draft":
+        """Begin an object whose bytes come from outside; who begins one ends it with `finish` or `discard`."""
+        temporary = f"{STAGING_PREFIX}/{new_id(Prefix.REQUEST)}"
+        with _told(key):
+            out = obstore.open_writer(self._store, temporary, buffer_size=8 * CHUNK_BYTES)
+        return Draft(key, temporary, out)
+
+    def finish(self, draft: "Draft") -> Stored:
+        """Read a draft back, compare it with what was written, and give it its name."""
+        with _told(draft.key):
+            draft.close()
+            if self._digest(draft.temporary) != draft.sha256:
                 raise WorkFailed(
                     FailureCode.STORAGE,
-                    f"The object {key} read back differs from what was written.",
+                    f"The object {draft.key} read back differs from what was written.",
                     remedy="Check the disk or the object store; then do it again.",
                     retryable=True,
                 )
-            obstore.rename(self._store, temporary, key, overwrite=True)
-        except (BaseError, OSError) as error:
-            raise _storage_failed(key, error) from error
-        return Stored(key=key, sha256=digest, size_bytes=size)
+            obstore.rename(self._store, draft.temporary, draft.key, overwrite=True)
+        return Stored(key=draft.key, sha256=draft.sha256, size_bytes=draft.size_bytes)
+
+    def discard(self, draft: "Draft") -> None:
+        """Remove what came of a draft. A store that is away keeps it; nothing leads to it."""
+        with suppress(WorkFailed):
+            draft.close()  # a writer that is only dropped may leave a multipart upload open in the store
+        with suppress(WorkFailed):
+            self.delete(draft.temporary)
 
     def chunks(self, key: str) -> Iterator[bytes]:
         """Yield an object piece by piece."""
@@ -151,26 +170,51 @@ class Storage:
         except (BaseError, OSError) as error:
             raise _storage_failed(key, error) from error
 
+    def delete_below(self, prefix: str) -> None:
+        """Remove every object below a prefix."""
+        for key in list(self.keys(prefix)):
+            self.delete(key)
+
     def check(self) -> None:
         """Write, read and remove a probe, or raise `WorkFailed(storage)`."""
         key = f"{STAGING_PREFIX}/{new_id(Prefix.REQUEST)}"
         self.put_bytes(key, b"probe")
         self.delete(key)
 
-    def _write(self, key: str, stream: IO[bytes]) -> tuple[str, int]:
-        hasher, size = hashlib.sha256(), 0
-        with obstore.open_writer(self._store, key, buffer_size=8 * CHUNK_BYTES) as out:
-            while chunk := stream.read(CHUNK_BYTES):
-                hasher.update(chunk)
-                size += len(chunk)
-                out.write(chunk)
-        return hasher.hexdigest(), size
-
     def _digest(self, key: str) -> str:
         hasher = hashlib.sha256()
         for chunk in self.chunks(key):
             hasher.update(chunk)
         return hasher.hexdigest()
+
+
+class Draft:
+    """An object on its way: its bytes lie under a temporary key until `Storage.finish` names it."""
+
+    def __init__(self, key: str, temporary: str, out: "WritableFile") -> None:
+        self.key = key
+        self.temporary = temporary
+        self.size_bytes = 0
+        self._out = out
+        self._hasher = hashlib.sha256()
+
+    @property
+    def sha256(self) -> str:
+        """Return the digest of what was written so far (hexadecimal)."""
+        return self._hasher.hexdigest()
+
+    def write(self, data: bytes) -> None:
+        """Append bytes."""
+        with _told(self.key):
+            self._out.write(data)
+        self._hasher.update(data)
+        self.size_bytes += len(data)
+
+    def close(self) -> None:
+        """Hand the last bytes to the store."""
+        with _told(self.key):
+            if not self._out.closed():
+                self._out.close()
 
 
 class _Window(io.RawIOBase):
@@ -199,6 +243,15 @@ class _Window(io.RawIOBase):
             raise _storage_failed(self._key, error) from error
         buffer[: len(data)] = data
         return len(data)
+
+
+@contextmanager
+def _told(key: str) -> Iterator[None]:
+    """Turn what the store raises into `WorkFailed(storage)`."""
+    try:
+        yield
+    except (BaseError, OSError) as error:
+        raise _storage_failed(key, error) from error
 
 
 def _storage_failed(key: str, error: Exception) -> WorkFailed:

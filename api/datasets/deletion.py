@@ -61,7 +61,6 @@ def _in_use(users: list[str]) -> str:
 def _remove_objects(storage: Storage, dataset: Dataset) -> None:
     """Remove what only this data set has. What a crash or a store that is away leaves behind, nobody can reach."""
     try:
-        for key in list(storage.keys(dataset.prefix)):
-            storage.delete(key)
+        storage.delete_below(dataset.prefix)
     except WorkFailed as failed:
         log.warning("objects of a deleted data set stay behind", dataset_id=dataset.id, error=failed.detail)

@@ -110,3 +110,38 @@ def test_an_opened_object_is_read_where_one_looks(storage):
 def test_an_object_that_is_not_there_cannot_be_opened(storage):
     with pytest.raises(WorkFailed, match="a/b is not in the store"):
         storage.open("a/b")
+
+
+def test_a_draft_that_is_discarded_leaves_nothing_behind(storage):
+    draft = storage.draft("default/x")
+    draft.write(b"half of it")
+    storage.discard(draft)
+    storage.discard(draft)
+    assert list(storage.keys("")) == []
+
+
+def test_a_draft_has_no_name_before_it_is_finished(storage):
+    draft = storage.draft("default/x")
+    for piece in (b"hel", b"lo"):
+        draft.write(piece)
+    assert not storage.has("default/x")
+    stored = storage.finish(draft)
+    assert (stored, storage.read("default/x")) == (storage.put_bytes("default/x", b"hello"), b"hello")
+    assert list(storage.keys("")) == ["default/x"]
+
+
+def test_pieces_that_end_in_an_error_leave_nothing_behind_and_the_error_comes_through(storage):
+    def pieces():
+        yield b"x"
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        storage.put_chunks("default/x", pieces())
+    assert list(storage.keys("")) == []
+
+
+def test_what_lies_below_a_prefix_is_deleted_and_nothing_beside_it(storage):
+    for key in ("default/a/1", "default/a/2/3", "default/ab"):
+        storage.put_bytes(key, b"x")
+    storage.delete_below("default/a")
+    assert list(storage.keys("")) == ["default/ab"]
