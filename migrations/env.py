@@ -11,6 +11,7 @@ import models.dataset
 import models.event
 import models.idempotency
 import models.job
+import models.upload
 import models.work
 import models.worker  # noqa: F401 - importing registers the tables
 from core.db import Database, StrEnumType, UtcDateTime

@@ -45,12 +45,12 @@ class Dataset(SQLModel, table=True):
     @property
     def prefix(self) -> str:
         """Return the prefix of this data set's objects."""
-        return f"{self.project}/datasets/{self.id}"
+        return _prefix(self.project, self.id)
 
     @property
     def upload_key(self) -> str:
         """Return the key of the file as it was uploaded, or as it was fetched: then its digest is in it."""
-        return f"{self.prefix}/upload" if self.source is None else self.fetched_key(self.upload_sha256)
+        return upload_key(self.project, self.id) if self.source is None else self.fetched_key(self.upload_sha256)
 
     @property
     def has_report(self) -> bool:
@@ -69,6 +69,15 @@ class Dataset(SQLModel, table=True):
     def report_key(self, fence: int) -> str:
         """Return the key of the report of the attempt with this fence."""
         return f"{self.prefix}/report-{fence}.json"
+
+
+def upload_key(project: str, dataset_id: str) -> str:
+    """Return the key of the file of a data set that was uploaded."""
+    return f"{_prefix(project, dataset_id)}/upload"
+
+
+def _prefix(project: str, dataset_id: str) -> str:
+    return f"{project}/datasets/{dataset_id}"
 
 
 def images_prefix(project: str) -> str:

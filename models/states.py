@@ -72,6 +72,13 @@ def dataset_state(state: WorkState) -> DatasetState:
     return DatasetState.FAILED if state in TERMINAL else DatasetState.VALIDATING
 
 
+class UploadState(StrEnum):
+    """An upload's state: it takes parts, or it became a data set. One that expired is not found."""
+
+    PENDING = "pending"
+    COMPLETED = "completed"
+
+
 class AdapterState(StrEnum):
     """An adapter's state. `ready` is committed together with its job's `succeeded`."""
 
