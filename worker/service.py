@@ -25,6 +25,7 @@ from worker.kinds import Rooms
 from worker.runner import Slot
 from worker.sources import Sources
 from worker.training import Training
+from worker.uploads import sweep_uploads
 from worker.validation import Validation
 
 SILENT_S = 3600.0
@@ -39,7 +40,8 @@ class Service:
         settings.layout.make()
         self._settings = settings
         self._database = Database(settings.resolved_database_url)
-        rooms = Rooms(self._database, Storage.from_url(settings.resolved_storage_url), settings.layout)
+        self._storage = Storage.from_url(settings.resolved_storage_url)
+        rooms = Rooms(self._database, self._storage, settings.layout)
         shutdown = threading.Event()
         validation = Validation(rooms, Sources(settings, shutdown), remote_images=settings.remote_images)
         self._row = _describe(queue)
@@ -94,6 +96,7 @@ class Service:
         doorbell = Doorbell(app)
         for queue, work_id in swept.waiting.items():
             doorbell.ring(queue, work_id)
+        sweep_uploads(self._database, self._storage)  # last: a store may be slow
 
     def _beat(self) -> None:
         with self._database.write() as session:
