@@ -15,11 +15,12 @@ from api.datasets import examples, pictures
 from api.datasets import preview as dataset_preview
 from api.datasets import routes as datasets
 from api.datasets import token_counts as dataset_tokens
-from api.datasets.sources import SourceRequest
+from api.datasets.sources import SourceRequest, UploadedRequest
 from api.infer import routes as infer
 from api.infer.schemas import InferRequest
 from api.jobs import routes as jobs
 from api.services import Services
+from api.uploads import routes as uploads
 from core.db import DATABASE_AWAY
 from core.errors import Invalid, Unavailable
 from core.http import ending_streams, install_problems, problem_response
@@ -33,7 +34,8 @@ log = get_logger(__name__)
 DESCRIPTION = """\
 Fine-tunes small vision-language models with quantized LoRA and serves the adapters it made.
 
-1. `POST /datasets` takes pictures with questions and answers, and a worker checks every row.
+1. `POST /datasets` takes pictures with questions and answers, and a worker checks every row; what is large comes in
+   parts by `POST /uploads`.
 2. `POST /jobs` makes a job; `GET /jobs/{id}/logs` follows it live.
 3. `POST /infer` asks the adapter, or its base model, about a picture.
 
@@ -62,7 +64,7 @@ def create_app(settings: Settings) -> FastAPI:
         max_body_size=DEFAULT_BODY_BYTES,
         telemetry={"tracing": False},
     )
-    app.documented += (InferRequest, SourceRequest)
+    app.documented += (InferRequest, SourceRequest, UploadedRequest)
     app.add_middleware(Gate, settings=settings)
     metrics.install_metrics(app)
     install_problems(app)
@@ -76,6 +78,7 @@ def create_app(settings: Settings) -> FastAPI:
         pictures.router,
         dataset_preview.router,
         dataset_tokens.router,
+        uploads.make_router(settings),
         jobs.router,
         adapters.router,
         infer.make_router(settings),

@@ -49,6 +49,15 @@ def fingerprint(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
+def answered(services: Services, request: Request, *, project: str, key: str | None, content: str) -> Answer | None:
+    """Return the stored answer of a request whose making is costly, before anything is made."""
+    if key is None:
+        return None
+    with services.database.read() as session:
+        stored = idempotency.find(session, project=project, key=key)
+    return None if stored is None else _replay(stored, _route(request), content)
+
+
 def once(
     services: Services,
     request: Request,
@@ -59,7 +68,7 @@ def once(
     make: Callable[[Session], Answer],
 ) -> Answer:
     """Make something in one transaction, together with its key; or give the stored answer back."""
-    route = f"{request.method} {request.url.path}"
+    route = _route(request)
     for _ in range(2):
         try:
             with services.database.write() as session:
@@ -76,6 +85,10 @@ def once(
         except IntegrityError:  # the same key, at the same moment: the other one was first, so its answer is there now
             continue
     raise Invalid("This Idempotency-Key is in use by requests that contradict each other; use a fresh one.")
+
+
+def _route(request: Request) -> str:
+    return f"{request.method} {request.url.path}"
 
 
 def _row(answer: Answer, project: str, key: str, route: str, content: str) -> IdempotencyKey:

@@ -2,11 +2,13 @@
 
 import re
 import unicodedata
+from pathlib import PurePosixPath
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, StringConstraints
 
 NAME_CHARS = 200
+FILENAME_CHARS = 255
 LINK_CHARS = 2048
 ID_PATTERN = r"^[a-z0-9_]{1,64}$"
 
@@ -21,6 +23,12 @@ def is_control(character: str) -> bool:
 def is_id(text: str) -> bool:
     """Tell whether something can have this id; what cannot is never looked for."""
     return _ID.fullmatch(text) is not None
+
+
+def file_name(given: str) -> str:
+    """Return the last part of a file's name, without what a database or a terminal would choke on."""
+    plain = "".join(character for character in given if not is_control(character))
+    return PurePosixPath(plain.replace("\\", "/")).name[:FILENAME_CHARS]
 
 
 def said(failure: dict[str, Any]) -> str:

@@ -26,8 +26,8 @@ PROBLEM_TYPE = "application/problem+json"
 ONLY_AUTO = "Input should be 'auto'"  # pydantic's words for the branch `Literal["auto"]`
 NO_FILE = "Value error, Expected UploadFile"  # FastAPI's words, before a class of Python's
 TOO_LARGE = (
-    "The body is larger than this server takes: LENSMITH_MAX_UPLOAD_BYTES bounds POST /datasets, "
-    "LENSMITH_MAX_INFER_BYTES POST /infer, and any other body may have 1 MiB. Send less, or split the data set."
+    "The body is larger than this server takes: LENSMITH_MAX_UPLOAD_BYTES bounds POST /datasets and the parts of an "
+    "upload, LENSMITH_MAX_INFER_BYTES POST /infer, and any other body may have 1 MiB. Send less, or split the data set."
 )
 
 Model = TypeVar("Model", bound=BaseModel)

@@ -30,6 +30,9 @@ class Settings(BaseSettings):
     log_format: Literal["console", "json"] = "console"
 
     max_upload_bytes: int = Field(2 * 1024 * MIB, ge=1, description="largest data set that POST /datasets takes")
+    upload_part_bytes: int = Field(
+        16 * MIB, ge=1, le=1024 * MIB, description="size of the parts of an upload; a proxy's limit must be above it"
+    )
     remote_images: bool = Field(
         default=False, description="whether https URLs of callers are fetched: a row's images, a data set's source"
     )

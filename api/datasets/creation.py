@@ -1,8 +1,8 @@
-"""Making a data set: a file comes as a form, or its source as JSON; a worker validates it."""
+"""Making a data set: a file comes as a form, in parts, or by its source; a worker validates it."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Annotated
 
 from fastapi import Depends, File, Form, Request, Response, UploadFile
@@ -10,19 +10,22 @@ from sqlalchemy.exc import DataError, IntegrityError
 from sqlmodel import Session
 
 from api.datasets.schemas import read_dataset
-from api.datasets.sources import SourceDep, SourceRequest, dataset_of
-from api.idempotency import Answer, KeyHeader, fingerprint, once
+from api.datasets.sources import SourceDep, SourceRequest, UploadedRequest, dataset_of
+from api.datasets.uploaded import Whole, find_whole, join, take
+from api.idempotency import Answer, KeyHeader, answered, fingerprint, once
 from api.services import ProjectDep, Services, ServicesDep
-from api.text import NAME_CHARS, Name, is_control
-from core.errors import Invalid, Problem
+from api.text import NAME_CHARS, Name, file_name
+from api.uploads.removal import remove_parts
+from core.errors import Conflict, Invalid, Problem, WorkFailed
 from core.ids import Prefix, new_id
 from core.queue import Queue
 from core.storage import Stored
-from ingest.columns import parse_columns
-from ingest.container import sniff
+from ingest.columns import check_columns, parse_columns
+from ingest.container import Container, sniff
 from ingest.skipped import OnBadRow
 from models import event, schema
-from models.dataset import Dataset
+from models import upload as uploads
+from models.dataset import Dataset, upload_key
 from models.states import Kind
 from models.work import Work
 
@@ -62,47 +65,68 @@ def create_dataset(
     ] = None,
     key: KeyHeader = None,
 ) -> Response:
-    """Take a file, or the source of one (as JSON), and have a worker validate it.
+    """Take a file, an upload in parts or the source of a file (both as JSON), and have a worker validate it.
 
     A container that cannot be taken is refused here, its content later. What lies at a source is only seen by a worker:
     whatever is wrong with it is the `failure` of the data set.
     """
+    if isinstance(source, UploadedRequest):
+        return _create_uploaded(source, request, services, project=project, key=key)
     if source is not None:
         return _create_from(source, request, services, project=project, key=key)
     if file is None:
         raise Invalid.field("#/file", "Field required.")
-    filename = _filename(file)
+    filename = file_name(file.filename or "upload")
     file.file.seek(0)
     container = sniff(file.file, filename)
     with services.database.read() as session:
         schema.probe(session)  # a database that is away refuses before anything is stored
     dataset_id = new_id(Prefix.DATASET)
-    stored = services.storage.put_stream(f"{project}/datasets/{dataset_id}/upload", file.file)
-    dataset = Dataset(
-        id=dataset_id,
-        project=project,
-        name=wishes.name or os.path.splitext(filename)[0][:NAME_CHARS] or "dataset",  # noqa: PTH122 - a name, not a path
-        filename=filename,
-        container=container.value,
-        on_bad_row=wishes.on_bad_row.value,
-        upload_sha256=stored.sha256,
-        upload_bytes=stored.size_bytes,
-        columns=wishes.columns,
+    stored = services.storage.put_stream(upload_key(project, dataset_id), file.file)
+    dataset = _dataset(wishes, stored, dataset_id=dataset_id, project=project, filename=filename, container=container)
+    content = fingerprint(stored.sha256, dataset.name, dataset.columns, dataset.on_bad_row)
+    answer = _enter(
+        dataset, request, services, key=key, content=content, make=lambda session: _create(session, dataset)
     )
-    try:
-        answer = once(
-            services,
-            request,
-            project=project,
-            key=key,
-            content=fingerprint(stored.sha256, dataset.name, dataset.columns, dataset.on_bad_row),
-            make=lambda session: _create(session, dataset),
-        )
-    except (Problem, IntegrityError, DataError):  # surely nothing was committed; after a lost connection, who knows
-        services.storage.delete(stored.key)
-        raise
-    _after_commit(services, answer, stored, dataset_id)
     return answer.response()
+
+
+def _create_uploaded(
+    asked: UploadedRequest, request: Request, services: Services, *, project: str, key: str | None
+) -> Response:
+    """Join the parts and make the data set; the same key again is answered without the parts, which are gone then.
+
+    Two such requests at the same moment both join. The one that comes second sees the upload used, or its parts gone
+    while it reads them: if the first was this very request, its answer is there now.
+    """
+    content = fingerprint(asked.model_dump(mode="json"))
+    known = answered(services, request, project=project, key=key, content=content)
+    if known is not None:
+        return known.response()
+    try:
+        return _join_parts(asked, request, services, project=project, key=key, content=content).response()
+    except (Conflict, WorkFailed):
+        known = answered(services, request, project=project, key=key, content=content)
+        if known is not None:
+            return known.response()
+        find_whole(services, asked.upload, project=project)  # says so when it was used meanwhile
+        raise
+
+
+def _join_parts(
+    asked: UploadedRequest, request: Request, services: Services, *, project: str, key: str | None, content: str
+) -> Answer:
+    columns = None if asked.columns is None else check_columns(asked.columns)
+    wishes = Wishes(name=asked.name, columns=columns, on_bad_row=asked.on_bad_row)
+    whole = find_whole(services, asked.upload, project=project)
+    dataset_id, filename = new_id(Prefix.DATASET), whole.upload.filename
+    stored, container = join(services.storage, whole, upload_key(project, dataset_id))
+    dataset = _dataset(wishes, stored, dataset_id=dataset_id, project=project, filename=filename, container=container)
+    answer = _enter(
+        dataset, request, services, key=key, content=content, make=lambda session: _use_up(session, whole, dataset)
+    )
+    remove_parts(services, whole.upload)
+    return answer
 
 
 def _create_from(
@@ -122,10 +146,49 @@ def _create_from(
     return answer.response()
 
 
-def _filename(file: UploadFile) -> str:
-    """Return the last part of the name that came, without what a database or a terminal would choke on."""
-    given = "".join(character for character in file.filename or "upload" if not is_control(character))
-    return PurePosixPath(given.replace("\\", "/")).name[:255]
+def _dataset(
+    wishes: Wishes, stored: Stored, *, dataset_id: str, project: str, filename: str, container: Container
+) -> Dataset:
+    return Dataset(
+        id=dataset_id,
+        project=project,
+        name=wishes.name or os.path.splitext(filename)[0][:NAME_CHARS] or "dataset",  # noqa: PTH122 - a name, not a path
+        filename=filename,
+        container=container.value,
+        on_bad_row=wishes.on_bad_row.value,
+        upload_sha256=stored.sha256,
+        upload_bytes=stored.size_bytes,
+        columns=wishes.columns,
+    )
+
+
+def _enter(
+    dataset: Dataset,
+    request: Request,
+    services: Services,
+    *,
+    key: str | None,
+    content: str,
+    make: Callable[[Session], Answer],
+) -> Answer:
+    """Make the rows of a data set whose file is stored, and ring; a file that nothing leads to is removed."""
+    try:
+        answer = once(services, request, project=dataset.project, key=key, content=content, make=make)
+    except (Problem, IntegrityError, DataError):  # surely nothing was committed; after a lost connection, who knows
+        services.storage.delete(dataset.upload_key)
+        raise
+    if answer.body["id"] == dataset.id:
+        services.doorbell.ring(Queue.CPU, dataset.id)
+    else:  # a replay: the bytes are there already, under the first request's id
+        services.storage.delete(dataset.upload_key)
+    return answer
+
+
+def _use_up(session: Session, whole: Whole, dataset: Dataset) -> Answer:
+    held = take(session, whole)
+    answer = _create(session, dataset)
+    uploads.use(session, held, dataset_id=dataset.id)
+    return answer
 
 
 def _create(session: Session, dataset: Dataset) -> Answer:
@@ -137,10 +200,3 @@ def _create(session: Session, dataset: Dataset) -> Answer:
     event.note(session, work.id, "Queued for validation.", state=work.state)
     body = read_dataset(dataset, work).model_dump(mode="json")
     return Answer(status=202, body=body, location=f"/datasets/{dataset.id}")
-
-
-def _after_commit(services: Services, answer: Answer, stored: Stored, dataset_id: str) -> None:
-    if answer.body["id"] == dataset_id:
-        services.doorbell.ring(Queue.CPU, dataset_id)
-    else:  # a replay: the bytes are there already, under the first request's id
-        services.storage.delete(stored.key)

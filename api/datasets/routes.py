@@ -33,7 +33,7 @@ def make_router(settings: Settings) -> APIRouter:
         "",
         status_code=202,
         response_model=DatasetRead,
-        responses=problems(TooLarge),
+        responses=problems(Conflict, TooLarge),
         max_body_size=settings.max_upload_bytes,
         openapi_extra=OPENAPI_BODY,
     )(create_dataset)

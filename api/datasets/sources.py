@@ -1,4 +1,4 @@
-"""The JSON body of `POST /datasets`: a data set by its source, which a worker fetches."""
+"""The JSON bodies of `POST /datasets`: a data set by its source, which a worker fetches, or by an upload in parts."""
 
 from typing import Annotated, Any
 
@@ -6,7 +6,7 @@ from fastapi import Depends, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.documents import REFERENCE
-from api.text import NAME_CHARS, Link, Name, is_control
+from api.text import NAME_CHARS, Link, Name, Plain, is_control
 from core.errors import Invalid, TooLarge
 from core.http import content_type, read_json, read_model
 from core.settings import Settings
@@ -19,29 +19,42 @@ from models.dataset import Dataset
 _MAX_BYTES = 64 * 1024  # the route's own limit is that of an upload
 
 
-class SourceRequest(BaseModel):
-    """A data set that lies elsewhere."""
-
+class _Described(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    source: Link = Field(description="https://... or s3://bucket/key of a file that could be uploaded")
     name: Name | None = None
     columns: dict[str, str] | None = Field(None, description="fields to the names that the file gives them")
     on_bad_row: OnBadRow = Field(OnBadRow.FAIL, description="`skip` leaves rows with errors out")
 
 
+class SourceRequest(_Described):
+    """A data set that lies elsewhere."""
+
+    source: Link = Field(description="https://... or s3://bucket/key of a file that could be uploaded")
+
+
+class UploadedRequest(_Described):
+    """A data set whose file came in parts."""
+
+    upload: Plain = Field(description="id of an upload whose parts are all there; it is used up")
+
+
+_BODIES = (SourceRequest, UploadedRequest)
+
 OPENAPI_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {
-            "application/json": {"schema": {"$ref": REFERENCE.format(model=SourceRequest.__name__)}},
+            "application/json": {
+                "schema": {"oneOf": [{"$ref": REFERENCE.format(model=body.__name__)} for body in _BODIES]}
+            },
             "multipart/form-data": {"schema": {"required": ["file"]}},
         },
     }
 }
 
 
-async def _read(request: Request) -> SourceRequest | None:
+async def _read(request: Request) -> SourceRequest | UploadedRequest | None:
     """Return the body when it is JSON; a form is read by FastAPI."""
     if content_type(request) != "application/json":
         return None
@@ -50,10 +63,13 @@ async def _read(request: Request) -> SourceRequest | None:
         body += chunk
         if len(body) > _MAX_BYTES:
             raise TooLarge(f"A JSON body may have {_MAX_BYTES:,} bytes here; send the file itself as a form.")
-    return read_model(SourceRequest, read_json(bytes(body)))
+    given = read_json(bytes(body))
+    if isinstance(given, dict) and "upload" in given:
+        return read_model(UploadedRequest, given)
+    return read_model(SourceRequest, given)
 
 
-SourceDep = Annotated[SourceRequest | None, Depends(_read)]
+SourceDep = Annotated[SourceRequest | UploadedRequest | None, Depends(_read)]
 
 
 def dataset_of(asked: SourceRequest, settings: Settings, *, dataset_id: str, project: str) -> Dataset:

@@ -1,0 +1,1 @@
+"""The resource `/uploads`: a large file in parts, which a broken connection does not undo."""
