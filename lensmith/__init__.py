@@ -11,7 +11,7 @@ It speaks HTTP and shares no code with the server.
 
 from lensmith.client import Client
 from lensmith.errors import ApiError, LensmithClientError, NotUploadable, Unreachable
-from lensmith.resources import Adapter, Answer, Dataset, Example, Job, LogItem, Preview
+from lensmith.resources import Adapter, Answer, Dataset, Example, Job, LogItem, Preview, Upload
 
 __all__ = [
     "Adapter",
@@ -26,4 +26,5 @@ __all__ = [
     "NotUploadable",
     "Preview",
     "Unreachable",
+    "Upload",
 ]

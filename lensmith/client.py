@@ -1,7 +1,9 @@
 """The client: one attribute per resource, one method per verb."""
 
 import json
+import os
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -13,12 +15,14 @@ from pydantic import BaseModel
 
 from lensmith.errors import ApiError, Unreachable
 from lensmith.folders import zipped
+from lensmith.paging import all_of
 from lensmith.resources import Adapter, Answer, Dataset, Example, Job, LogItem, Preview
-from lensmith.transport import Transport
+from lensmith.transport import MAX_FAILURES, Transport, is_passing
+from lensmith.uploads import Progress, Uploads, patiently
 
 POLL_S = 0.5
 RECONNECT_S = 1.0
-MAX_FAILURES = 10  # in a row, before a server is given up
+PARTS_FROM_BYTES = 64 * 1024 * 1024  # what is larger is sent in parts
 
 R = TypeVar("R", bound=BaseModel)
 
@@ -31,6 +35,7 @@ class Client:
     ) -> None:
         self._transport = Transport(url, api_key, http=http)
         self.datasets = Datasets(self._transport)
+        self.uploads = Uploads(self._transport)
         self.jobs = Jobs(self._transport)
         self.adapters = Adapters(self._transport)
 
@@ -95,6 +100,7 @@ class Datasets:
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
+        self._uploads = Uploads(transport)
 
     def upload(
         self,
@@ -103,27 +109,41 @@ class Datasets:
         name: str | None = None,
         columns: Mapping[str, str] | None = None,
         on_bad_row: str | None = None,
+        resume: str | None = None,
+        on_progress: Progress | None = None,
     ) -> Dataset:
         """Upload a zip, tar, JSONL or Parquet file, or a folder; it is validated in the background (`wait`).
+
+        What is larger than 64 MiB goes in parts (`client.uploads`): a part whose connection breaks is sent again.
 
         Args:
             file: a folder is sent as a zip of it, without names that begin with a dot.
             name: what to call it; else the name of the file.
             columns: which column stands for which field, such as `{"image": "img_path", "caption": "label"}`.
             on_bad_row: `fail` (the default) refuses a set with a bad row, `skip` leaves such rows out.
+            resume: the id of an upload in parts of this file that was interrupted; what is there is not sent again.
+            on_progress: called after every part with the upload's id, the bytes that are there, and those of the file.
 
         Raises:
-            NotUploadable: the folder holds a link, or what cannot be read.
+            NotUploadable: the folder holds a link, or what cannot be read; or `resume` is of another file.
         """
         path = Path(file)
         is_folder = path.is_dir()
         content: AbstractContextManager[IO[bytes]] = zipped(path) if is_folder else path.open("rb")
-        mapping = json.dumps(dict(columns)) if columns else None
-        asked = {"name": name, "columns": mapping, "on_bad_row": on_bad_row}
-        fields = {key: value for key, value in asked.items() if value}
+        filename = f"{path.resolve().name}.zip" if is_folder else path.name
+        asked = _given(name=name, columns=columns and dict(columns), on_bad_row=on_bad_row)
         with content as stream:
-            files = {"file": (f"{path.resolve().name}.zip" if is_folder else path.name, stream)}
-            return Dataset.model_validate(self._transport.post("/datasets", data=fields, files=files))
+            size_bytes = os.fstat(stream.fileno()).st_size
+            if resume is None and size_bytes <= PARTS_FROM_BYTES:
+                fields = asked | ({"columns": json.dumps(asked["columns"])} if columns else {})
+                made = self._transport.post("/datasets", data=fields, files={"file": (filename, stream)})
+                return Dataset.model_validate(made)
+            upload = self._uploads.get(resume) if resume else self._uploads.begin(filename, size_bytes)
+            if upload.dataset is not None:
+                return self.get(upload.dataset)
+            self._uploads.send(upload, stream, on_progress=on_progress)
+        key, body = str(uuid.uuid4()), asked | {"upload": upload.id}
+        return Dataset.model_validate(patiently(lambda _: self._transport.post("/datasets", key=key, json=body)))
 
     def create(
         self,
@@ -134,8 +154,7 @@ class Datasets:
         on_bad_row: str | None = None,
     ) -> Dataset:
         """Have a worker fetch a file (`https://...` or `s3://bucket/key`, as far as the operator allows) and validate it."""
-        asked = {"source": source, "name": name, "columns": columns and dict(columns), "on_bad_row": on_bad_row}
-        body = {key: value for key, value in asked.items() if value}
+        body = _given(source=source, name=name, columns=columns and dict(columns), on_bad_row=on_bad_row)
         return Dataset.model_validate(self._transport.post("/datasets", json=body))
 
     def get(self, dataset_id: str) -> Dataset:
@@ -144,7 +163,7 @@ class Datasets:
 
     def list(self) -> Iterator[Dataset]:
         """Yield every data set, newest first."""
-        return _all(self._transport, "/datasets", Dataset)
+        return all_of(self._transport, "/datasets", Dataset)
 
     def report(self, dataset_id: str) -> dict[str, Any]:
         """Return the report of a validation."""
@@ -155,7 +174,7 @@ class Datasets:
 
         `filters`: split, issue (a rule of the report), min_chars and max_chars (of the answers), num_images.
         """
-        return _all(self._transport, f"/datasets/{dataset_id}/examples", Example, **filters)
+        return all_of(self._transport, f"/datasets/{dataset_id}/examples", Example, **filters)
 
     def delete(self, dataset_id: str) -> None:
         """Delete a data set; refused while a job uses it or a worker validates it."""
@@ -210,7 +229,7 @@ class Jobs:
 
     def list(self, *, state: str | None = None) -> Iterator[Job]:
         """Yield every job, newest first."""
-        return _all(self._transport, "/jobs", Job, state=state)
+        return all_of(self._transport, "/jobs", Job, state=state)
 
     def cancel(self, job_id: str) -> Job:
         """Ask for the end of a job."""
@@ -241,7 +260,7 @@ class Jobs:
                         yield item
             except (Unreachable, ApiError) as error:
                 failures += 1
-                if failures > MAX_FAILURES or not _is_passing(error):
+                if failures > MAX_FAILURES or not is_passing(error):
                     raise
             time.sleep(RECONNECT_S)
 
@@ -262,11 +281,15 @@ class Adapters:
 
     def list(self) -> Iterator[Adapter]:
         """Yield every adapter, newest first."""
-        return _all(self._transport, "/adapters", Adapter)
+        return all_of(self._transport, "/adapters", Adapter)
 
     def download(self, adapter_id: str, to: Path | str) -> Path:
         """Download the adapter's folder as a zip that PEFT loads; return where it lies."""
         return _download(self._transport, f"/adapters/{adapter_id}/download", Path(to))
+
+
+def _given(**asked: Any) -> dict[str, Any]:
+    return {name: value for name, value in asked.items() if value}
 
 
 def _download(transport: Transport, path: str, target: Path) -> Path:
@@ -277,16 +300,6 @@ def _download(transport: Transport, path: str, target: Path) -> Path:
     return partial.replace(target)
 
 
-def _all(transport: Transport, path: str, kind: type[R], **params: Any) -> Iterator[R]:
-    cursor: str | None = None
-    while True:
-        page = transport.get(path, limit=100, cursor=cursor, **params)
-        yield from (kind.model_validate(item) for item in page["items"])
-        cursor = page["next_cursor"]
-        if cursor is None:
-            return
-
-
 def _wait(look: Callable[[], R], is_done: Callable[[R], bool]) -> R:
     failures = 0
     while True:
@@ -294,15 +307,10 @@ def _wait(look: Callable[[], R], is_done: Callable[[R], bool]) -> R:
             found = look()
         except (Unreachable, ApiError) as error:
             failures += 1
-            if failures > MAX_FAILURES or not _is_passing(error):
+            if failures > MAX_FAILURES or not is_passing(error):
                 raise
         else:
             failures = 0
             if is_done(found):
                 return found
         time.sleep(POLL_S if failures == 0 else RECONNECT_S)
-
-
-def _is_passing(error: Unreachable | ApiError) -> bool:
-    """Tell whether a server that restarts, or the proxy before it, looks like this."""
-    return isinstance(error, Unreachable) or error.status in (502, 503)

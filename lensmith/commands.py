@@ -20,7 +20,7 @@ from rich.text import Text
 from lensmith.client import Client
 from lensmith.errors import ApiError, NotUploadable, Unreachable
 from lensmith.preview import show_preview
-from lensmith.progress import watch
+from lensmith.progress import uploading, watch
 from lensmith.resources import Dataset
 
 DATA_REFUSED = 3
@@ -77,17 +77,20 @@ def upload_dataset(
     file: Annotated[Path, typer.Argument(exists=True, help="zip, tar, tar.gz, JSONL, Parquet, or a folder")],
     name: DatasetName = None,
     columns: Columns = None,
+    resume: Annotated[str | None, typer.Option(help="the id of an upload in parts that broke")] = None,
     *,
     skip_bad_rows: SkipBadRows = False,
 ) -> None:
     """Upload a data set and wait for its validation; exit status 3 when it is refused.
 
-    A folder is zipped on the way, without names that begin with a dot.
+    A folder is zipped on the way, without names that begin with a dot. What is large goes in parts.
     """
     reading = _reading(name, columns, skip_bad_rows=skip_bad_rows)
-    with Client() as client, err.status("uploading and validating"):
-        uploaded = client.datasets.upload(file, **reading)
-        dataset = client.datasets.wait(uploaded.id)
+    with Client() as client:
+        with uploading(err) as show:
+            uploaded = client.datasets.upload(file, resume=resume, on_progress=show, **reading)
+        with err.status("validating"):
+            dataset = client.datasets.wait(uploaded.id)
     _judge(dataset)
 
 

@@ -1,10 +1,49 @@
-"""A live progress bar of a job, fed by its log."""
+"""Live progress bars: of a job, fed by its log, and of an upload."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TransferSpeedColumn,
+)
 
+from lensmith import uploads
 from lensmith.client import Client
 from lensmith.resources import Job, LogItem
+
+
+@contextmanager
+def uploading(console: Console) -> Iterator[uploads.Progress]:
+    """Show that a file is sent, and of one in parts how much; yields what the SDK calls after every part.
+
+    The upload's id is printed once, so that it is known whatever ends this process.
+    """
+    columns = (
+        SpinnerColumn(),
+        TextColumn("uploading"),
+        BarColumn(bar_width=28),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+    )
+    shown: set[str] = set()
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+        bar = progress.add_task("uploading", total=None)
+
+        def show(upload_id: str, there_bytes: int, size_bytes: int) -> None:
+            if upload_id not in shown:
+                shown.add(upload_id)
+                console.print(f"in parts, as {upload_id}; if it breaks, the same command with --resume {upload_id}")
+            progress.update(bar, completed=there_bytes, total=size_bytes)
+
+        yield show
 
 
 def watch(client: Client, job_id: str, console: Console) -> Job:

@@ -41,6 +41,31 @@ class Dataset(Resource):
     created_at: datetime
 
 
+class UploadPart(BaseModel):
+    """A part of an upload that is there."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    number: int
+    size_bytes: int
+    sha256: str
+
+
+class Upload(Resource):
+    """A large file on its way, in parts."""
+
+    state: str
+    filename: str
+    size_bytes: int
+    part_bytes: int
+    num_parts: int
+    received_bytes: int
+    parts: tuple[UploadPart, ...]
+    dataset: str | None
+    created_at: datetime
+    expires_at: datetime
+
+
 class Example(BaseModel):
     """One row of a data set: its turns, its pictures, and the issues that the report lists for it."""
 

@@ -13,6 +13,8 @@ from lensmith.errors import ApiError, Unreachable
 DEFAULT_URL = "http://127.0.0.1:8000"
 TIMEOUT_S = 600.0
 CONNECT_RETRIES = 2
+MAX_FAILURES = 10  # in a row, before a server is given up
+PASSING = frozenset({502, 503, 504})  # of a server that restarts, or of the proxy before it
 LOST_REPLY = (httpx2.ReadError, httpx2.RemoteProtocolError)
 
 
@@ -35,9 +37,9 @@ class Transport:
         given = {name: value for name, value in params.items() if value is not None}
         return self._json("GET", path, params=given)
 
-    def post(self, path: str, **request: Any) -> Any:
+    def post(self, path: str, *, key: str | None = None, **request: Any) -> Any:
         """Return the JSON of a POST. An idempotency key goes with it, so a lost reply makes nothing twice."""
-        headers = {"Idempotency-Key": str(uuid.uuid4())}
+        headers = {"Idempotency-Key": key or str(uuid.uuid4())}
         try:
             return self._json("POST", path, headers=headers, **request)
         except Unreachable as error:
@@ -45,6 +47,10 @@ class Transport:
             if not is_repeatable:
                 raise
         return self._json("POST", path, headers=headers, **request)
+
+    def put(self, path: str, **request: Any) -> Any:
+        """Return the JSON of a PUT."""
+        return self._json("PUT", path, **request)
 
     def delete(self, path: str) -> None:
         """Delete something. It is not sent again after a lost reply: what is gone would be a 404."""
@@ -86,6 +92,11 @@ def translated() -> Iterator[None]:
         yield
     except httpx2.TransportError as error:
         raise Unreachable(f"The server does not answer: {error}") from error
+
+
+def is_passing(error: Unreachable | ApiError) -> bool:
+    """Tell whether a server that restarts, or the proxy before it, looks like this."""
+    return isinstance(error, Unreachable) or error.status in PASSING
 
 
 def checked(response: httpx2.Response) -> httpx2.Response:
