@@ -321,6 +321,8 @@ def test_the_same_key_completes_an_upload_once_and_gives_the_first_answer_again(
     assert again.headers["Idempotent-Replayed"] == "true"
     assert len(objects()) == 1
     assert complete(client, upload_id, key="k", name="Other").status_code == 422
+    assert client.delete(f"/uploads/{upload_id}").status_code == 204
+    assert complete(client, upload_id, key="k", name="Colours").json() == first.json()
 
 
 @ON_BOTH
