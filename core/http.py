@@ -23,6 +23,7 @@ from core.ids import Prefix, new_id
 from core.logs import get_logger
 
 PROBLEM_TYPE = "application/problem+json"
+CLIENT_GONE_STATUS = 499  # nginx's number; nobody is left to read it
 ONLY_AUTO = "Input should be 'auto'"  # pydantic's words for the branch `Literal["auto"]`
 NO_FILE = "Value error, Expected UploadFile"  # FastAPI's words, before a class of Python's
 TOO_LARGE = (

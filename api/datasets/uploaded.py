@@ -11,7 +11,6 @@ from api.uploads.access import pending, unknown
 from core.errors import Conflict, Invalid
 from core.storage import Storage, Stored
 from ingest.container import Container, sniff
-from models import schema
 from models import upload as uploads
 from models.upload import Upload, UploadPart
 
@@ -30,7 +29,6 @@ class Whole:
 def find_whole(services: Services, upload_id: str, *, project: str) -> Whole:
     """Return an upload that can become a data set; raises `Invalid` or `Conflict` when it cannot."""
     with services.database.read() as session:
-        schema.probe(session)
         upload = uploads.get(session, upload_id, project=project) if is_id(upload_id) else None
         if upload is None:
             raise Invalid.field(_POINTER, unknown(upload_id))

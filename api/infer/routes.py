@@ -19,10 +19,8 @@ from api.infer import forms, refusals, service
 from api.infer.schemas import InferAnswer, InferRequest
 from api.services import ProjectDep, ServicesDep
 from core.errors import Busy, Conflict, NotFound, Problem, TimedOut, TooLarge, Unavailable
-from core.http import request_id
+from core.http import CLIENT_GONE_STATUS, request_id
 from core.settings import Settings
-
-CLIENT_GONE_STATUS = 499  # nginx's number; nobody is left to read it
 
 T = TypeVar("T")
 

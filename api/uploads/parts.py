@@ -13,13 +13,12 @@ from api.uploads.access import find, hold, pending
 from api.uploads.digests import ClaimedDep, check_digest
 from api.uploads.schemas import read_part
 from core.errors import Invalid, Problem, Unavailable, WorkFailed
+from core.http import CLIENT_GONE_STATUS
 from core.ids import Prefix, new_id
 from core.logs import get_logger
 from core.storage import CHUNK_BYTES, Storage, Stored
 from models import upload as uploads
 from models.upload import Upload, UploadPart
-
-CLIENT_GONE_STATUS = 499  # nginx's number; nobody is left to read it
 
 log = get_logger(__name__)
 
