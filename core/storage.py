@@ -6,11 +6,12 @@ stands for whole, verified bytes. Keys are made by the server and never hold a u
 
 import hashlib
 import io
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -23,9 +24,19 @@ from core.ids import Prefix, new_id
 
 if TYPE_CHECKING:
     from obstore import ReadableFile, WritableFile
+    from obstore.store import ClientConfig
 
 CHUNK_BYTES = 1024 * 1024
 STAGING_PREFIX = "staging"  # of temporary keys
+_SILENT_S = 30.0  # of a server that was asked
+_OPTIONS = (
+    "allow_http",
+    "allow_invalid_certificates",
+    "connect_timeout",
+    "proxy_url",
+    "proxy_ca_certificate",
+    "proxy_excludes",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,13 +55,21 @@ class Storage:
         self._store = store
 
     @classmethod
-    def from_url(cls, url: str) -> "Storage":
-        """Open `file:///folder` or `s3://bucket/prefix` (credentials from the usual AWS variables)."""
+    def from_url(cls, url: str, *, request_s: float | None = None) -> "Storage":
+        """Open `file:///folder` or `s3://bucket/prefix` (credentials from the usual AWS variables).
+
+        Args:
+            url: where the objects lie.
+            request_s: how long one request to a server may take, its body included; None leaves it to obstore: 30 s,
+                then again from the place reached, and nothing after three minutes.
+        """
         if url.startswith("file:"):
             root = Path(url2pathname(urlsplit(url).path))
             root.mkdir(parents=True, exist_ok=True)
             return cls(LocalStore(root))
-        return cls(from_url(url))
+        if request_s is None:
+            return cls(from_url(url))
+        return cls(from_url(url, client_options=_client_options(request_s)))
 
     def put_file(self, key: str, source: Path) -> Stored:
         """Store a file."""
@@ -215,6 +234,14 @@ class Draft:
         with _told(self.key):
             if not self._out.closed():
                 self._out.close()
+
+
+def _client_options(request_s: float) -> "ClientConfig":
+    """Options that are given take the place of all those of the environment, so the latter are given too."""
+    options: dict[str, Any] = {
+        name: os.environ[f"AWS_{name.upper()}"] for name in _OPTIONS if f"AWS_{name.upper()}" in os.environ
+    }
+    return cast("ClientConfig", options | {"timeout": f"{request_s:g}s", "read_timeout": f"{_SILENT_S:g}s"})
 
 
 class _Window(io.RawIOBase):

@@ -6,6 +6,7 @@ import pytest
 
 from core.errors import FailureCode, WorkFailed
 from core.storage import Storage
+from tests.unit.ingest.elsewhere import serving
 
 
 @pytest.fixture
@@ -145,3 +146,35 @@ def test_what_lies_below_a_prefix_is_deleted_and_nothing_beside_it(storage):
         storage.put_bytes(key, b"x")
     storage.delete_below("default/a")
     assert list(storage.keys("")) == ["default/ab"]
+
+
+def test_an_object_that_takes_longer_than_a_request_is_asked_for_again_from_the_place_reached(monkeypatch):
+    """The length of a request can be said, and what the environment says of the client stays true beside it."""
+    total, headers = 40, {"ETag": '"1"', "Last-Modified": "Mon, 02 Jan 2006 15:04:05 GMT"}
+    with serving(tls=False) as s3:
+        asked = []
+
+        def drip(handler):
+            asked.append(handler.headers.get("Range"))
+            start = int(asked[-1].removeprefix("bytes=").partition("-")[0]) if asked[-1] else 0
+            handler.send_response(206 if start else 200)
+            for name, value in headers.items():
+                handler.send_header(name, value)
+            handler.send_header("Content-Length", str(total - start))
+            if start:
+                handler.send_header("Content-Range", f"bytes {start}-{total - 1}/{total}")
+            handler.end_headers()
+            for _ in range(start, total):
+                s3.released.wait(0.02)
+                handler.wfile.write(b"x")
+
+        s3.answers["/bucket/a"] = drip
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{s3.port}")
+        monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
+        monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
+        storage = Storage.from_url("s3://bucket", request_s=0.5)
+        assert b"".join(storage.chunks("a")) == b"x" * total
+        assert len(asked) > 1
+        asked.clear()
+        assert len(Storage.from_url("s3://bucket", request_s=60).read("a")) == total
+        assert asked == [None]
