@@ -9,6 +9,7 @@ from core.db import Database
 from core.layout import Layout
 from core.storage import Storage
 from models.leases import Claim
+from worker.attempt import Attempt
 from worker.supervisor import Recorder
 
 
@@ -24,18 +25,14 @@ class WorkKind(Recorder, Protocol):
 
     module: str
 
-    def prepare(self, claim: Claim, staging: Path) -> dict[str, Any]:
-        """Load the rows, bring the files into place, and return the child's spec. May raise `Interrupted`."""
+    def prepare(self, attempt: Attempt, staging: Path) -> dict[str, Any]:
+        """Load the rows, bring the files into place, and return the child's spec. What takes long asks `attempt.check`."""
 
     def publish(self, claim: Claim, staging: Path, result: dict[str, Any]) -> Apply:
         """Store what the child made and return the rows to write. Raises `WorkFailed`."""
 
     def salvage(self, claim: Claim, staging: Path) -> Apply:
         """Store what is worth keeping of a failure (a report, say) and return the rows to write."""
-
-
-class Interrupted(Exception):
-    """`prepare` left off because the worker was told to stop; the work goes back into its queue."""
 
 
 class Rooms:

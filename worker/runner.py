@@ -18,20 +18,16 @@ from core.settings import Settings
 from models import leases
 from models.leases import Claim
 from models.states import Kind, WorkState
-from worker.child import ChildProcess, Stopping
-from worker.kinds import Apply, Interrupted, WorkKind, nothing
+from worker.attempt import Attempt, Interrupted, LeaseLost
+from worker.kinds import Apply, WorkKind, nothing
 from worker.lease import Lease
-from worker.supervisor import Ended, Failed, Fenced, Outcome, Succeeded, supervise
+from worker.supervisor import Ended, Failed, Fenced, Outcome, Succeeded
 
 PATIENCE_S = 1.0
 
 T = TypeVar("T")
 
 log = get_logger(__name__)
-
-
-class LeaseLost(Exception):
-    """The lease ended before its end could be written."""
 
 
 class Slot(threading.Thread):
@@ -115,12 +111,9 @@ class Slot(threading.Thread):
         return self._finish(lease, WorkState.FAILED, nothing, failure)
 
     def _supervise(self, kind: WorkKind, lease: Lease, staging: Path) -> Outcome:
-        spec = self._patiently(lease, lambda: kind.prepare(lease.claim, staging))
-        stopping = Stopping(ask_s=self._settings.stop_ask_s, term_s=self._settings.stop_term_s)
-        with ChildProcess(kind.module, spec=spec, staging=staging) as process, lease.killing(process.kill):
-            return supervise(
-                process, lease, database=self._database, recorder=kind, stopping=stopping, shutdown=self.shutdown
-            )
+        attempt = Attempt(lease, database=self._database, settings=self._settings, shutdown=self.shutdown)
+        spec = self._patiently(lease, lambda: kind.prepare(attempt, staging))
+        return attempt.run(kind.module, spec=spec, staging=staging, recorder=kind)
 
     def _end(self, kind: WorkKind, lease: Lease, staging: Path, outcome: Outcome) -> str:
         match outcome:

@@ -43,7 +43,7 @@ class Service:
         self._storage = Storage.from_url(settings.resolved_storage_url)
         rooms = Rooms(self._database, self._storage, settings.layout)
         shutdown = threading.Event()
-        validation = Validation(rooms, Sources(settings, shutdown), remote_images=settings.remote_images)
+        validation = Validation(rooms, Sources(settings), remote_images=settings.remote_images)
         self._row = _describe(queue)
         self.slot = Slot(
             queue,

@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import threading
 from collections.abc import Generator
 from pathlib import Path
 
@@ -14,38 +13,36 @@ from ingest.guard import Guard, without_query
 from ingest.issues import FetchFailed, Rule, shown
 from ingest.origins import Origin, parse_origin
 from ingest.remote import read_url
-from worker.kinds import Interrupted
+from worker.arrivals import Overdue, arriving
+from worker.attempt import Attempt
 
 FETCH_S = 1800.0  # of one file; the lease is kept alive meanwhile
 
 
 class Sources:
-    """What the operator lets callers name as a source, and how much of it.
+    """What the operator lets callers name as a source, and how much of it."""
 
-    `stop` is asked at every chunk: a fetch is no child that could be killed.
-    """
-
-    def __init__(self, settings: Settings, stop: threading.Event, *, guard: Guard | None = None) -> None:
-        self._stop = stop
+    def __init__(self, settings: Settings, *, guard: Guard | None = None, seconds: float = FETCH_S) -> None:
+        self._seconds = seconds
         self._https = settings.remote_images
         self._buckets = settings.source_bucket_names
         self._max_bytes = settings.max_upload_bytes
         self._guard = guard
 
-    def fetch(self, source: str, target: Path) -> str:
+    def fetch(self, source: str, target: Path, attempt: Attempt) -> str:
         """Write the file to a local path and return its sha256.
 
         Raises:
-            Interrupted: the worker was told to stop.
+            LeaseLost: as `attempt.check` does, which is asked all the time.
+            Interrupted: the same.
             WorkFailed: `bad_data`: it is not allowed, not there, or too large; retryable when it may be there later.
         """
         hasher, size = hashlib.sha256(), 0
         try:
             origin = parse_origin(source, https=self._https, buckets=self._buckets)
-            with target.open("wb") as out, contextlib.closing(self._chunks(origin)) as chunks:
+            chunks = arriving(self._chunks(origin), seconds=self._seconds, check=attempt.check)
+            with target.open("wb") as out, contextlib.closing(chunks):
                 for chunk in chunks:
-                    if self._stop.is_set():
-                        raise Interrupted
                     hasher.update(chunk)
                     size += out.write(chunk)
                     if size > self._max_bytes:
@@ -54,12 +51,18 @@ class Sources:
             found = failed.finding
             may_pass = found.rule is Rule.URL_UNREACHABLE
             raise _failed(f"The source {found.message}", found.fix, retryable=may_pass) from failed
+        except Overdue as overdue:
+            raise _failed(
+                f"The source {shown(without_query(source))} did not come within {self._seconds:,g} s.",
+                "Try again later, or upload the file.",
+                retryable=True,
+            ) from overdue
         return hasher.hexdigest()
 
     def _chunks(self, origin: Origin) -> Generator[bytes, None, None]:
         if origin.kind == "https":
-            return read_url(origin.place, self._guard or Guard(), seconds=FETCH_S)
-        return _read_s3(origin)
+            return read_url(origin.place, self._guard or Guard(), seconds=self._seconds)
+        return _read_s3(origin, seconds=self._seconds)
 
 
 def container_of(path: Path, filename: str) -> Container:
@@ -71,9 +74,9 @@ def container_of(path: Path, filename: str) -> Container:
         raise _failed(refused.detail, "Name the source of such a file.") from refused
 
 
-def _read_s3(origin: Origin) -> Generator[bytes, None, None]:
+def _read_s3(origin: Origin, *, seconds: float) -> Generator[bytes, None, None]:
     try:
-        yield from Storage.from_url(f"s3://{origin.place}").chunks(origin.key)
+        yield from Storage.from_url(f"s3://{origin.place}", request_s=seconds).chunks(origin.key)
     except WorkFailed as failed:
         name = shown(f"s3://{origin.place}/{origin.key}")
         remedy = "Check the key, and that the worker's AWS_* variables may read the bucket."

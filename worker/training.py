@@ -19,6 +19,7 @@ from models.leases import Claim
 from models.states import AdapterState
 from training.spec import TrainingSpec
 from vlm.conversation import IMAGES_FOLDER, RECORDS_FILE, read_image_names
+from worker.attempt import Attempt
 from worker.kinds import Apply, Rooms, nothing
 
 _PROGRESS = ("step", "total_steps", "epoch", "examples_per_s", "eta_s")
@@ -32,10 +33,10 @@ class Training:
     def __init__(self, rooms: Rooms) -> None:
         self._rooms = rooms
 
-    def prepare(self, claim: Claim, staging: Path) -> dict[str, Any]:
+    def prepare(self, attempt: Attempt, staging: Path) -> dict[str, Any]:
         """Bring the data set into the cache and write the spec."""
         del staging  # nothing of the input is copied for one attempt
-        job, dataset = self._load(claim)
+        job, dataset = self._load(attempt.claim)
         spec = TrainingSpec(
             base_model=job.base_model,
             models_dir=self._rooms.layout.models,

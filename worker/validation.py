@@ -15,6 +15,7 @@ from models import dataset as datasets
 from models import leases
 from models.dataset import image_key
 from models.leases import Claim
+from worker.attempt import Attempt
 from worker.kinds import Apply, Rooms, nothing
 from worker.sources import Sources, container_of
 
@@ -32,12 +33,12 @@ class Validation:
         self._sources = sources
         self._remote_images = remote_images
 
-    def prepare(self, claim: Claim, staging: Path) -> dict[str, Any]:
+    def prepare(self, attempt: Attempt, staging: Path) -> dict[str, Any]:
         """Bring the upload into the staging folder; a source is fetched once, and then is the upload."""
-        dataset = self._load(claim)
+        dataset = self._load(attempt.claim)
         upload, container = staging / "upload", dataset.container
         if container is None:
-            container = self._fetch(claim, dataset, upload)
+            container = self._fetch(attempt, dataset, upload)
         else:
             self._rooms.storage.fetch(dataset.upload_key, upload)
         remote: dict[str, Any] | None = {} if self._remote_images else None  # fetch, within the usual bounds
@@ -106,17 +107,19 @@ class Validation:
         if isinstance(event, Progress):
             datasets.record(session, work_id, progress=event.model_dump(include={"step", "total_steps"}))
 
-    def _fetch(self, claim: Claim, dataset: datasets.Dataset, upload: Path) -> str:
+    def _fetch(self, attempt: Attempt, dataset: datasets.Dataset, upload: Path) -> str:
         """Fetch, store and record a source, so that the next attempt reads the same bytes."""
         assert dataset.source is not None
-        sha256 = self._sources.fetch(dataset.source, upload)
+        sha256 = self._sources.fetch(dataset.source, upload, attempt)
         container = container_of(upload, dataset.filename).value
         stored = self._rooms.storage.put_file(dataset.fetched_key(sha256), upload)
         with self._rooms.database.write() as session:
-            if leases.set_phase(session, claim, Phase.PREPARING):  # else fenced: what another attempt fetched counts
+            if leases.set_phase(
+                session, attempt.claim, Phase.PREPARING
+            ):  # else fenced: what another attempt fetched counts
                 datasets.record(
                     session,
-                    claim.work_id,
+                    attempt.claim.work_id,
                     container=container,
                     upload_sha256=stored.sha256,
                     upload_bytes=stored.size_bytes,

@@ -13,10 +13,13 @@ from api.app import create_app
 from core.db import Database
 from core.settings import Settings
 from models import dataset as datasets
+from models.leases import Claim
 from models.states import Kind
 from models.work import Work
 from ops.migrate import upgrade
+from worker.attempt import Attempt
 from worker.kinds import Rooms
+from worker.lease import Lease
 from worker.sources import Sources
 from worker.validation import Validation
 
@@ -67,8 +70,14 @@ def ready_dataset(api_database) -> str:
 
 
 def validation_of(rooms: Rooms, settings: Settings) -> Validation:
-    """Return validation as a worker runs it, with sources that nobody stops."""
-    return Validation(rooms, Sources(settings, threading.Event()), remote_images=settings.remote_images)
+    """Return validation as a worker runs it."""
+    return Validation(rooms, Sources(settings), remote_images=settings.remote_images)
+
+
+def attempt_of(claim: Claim, database: Database, settings: Settings) -> Attempt:
+    """Return an attempt whose lease nobody keeps and nobody loses."""
+    lease = Lease(database, claim, lease_s=60, heartbeat_s=10)
+    return Attempt(lease, database=database, settings=settings, shutdown=threading.Event())
 
 
 def zip_of(members: dict[str, bytes]) -> bytes:

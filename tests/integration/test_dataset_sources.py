@@ -7,6 +7,7 @@ import pytest
 
 from core.queue import Queue
 from core.storage import Storage
+from models import leases
 from models.dataset import Dataset
 from models.states import Kind, WorkState
 from models.work import Work
@@ -17,7 +18,7 @@ from tests.integration.test_api_inputs import errors_of
 from tests.unit.ingest.elsewhere import serving
 from worker.kinds import Rooms
 from worker.runner import Slot
-from worker.sources import Sources
+from worker.sources import FETCH_S, Sources
 from worker.validation import Validation
 
 OPEN = {"remote_images": True, "source_buckets": "open, other"}
@@ -39,10 +40,10 @@ def work(settings, api_database, there):
     """Return a function that starts a worker and returns a data set as it stands when its validation has ended."""
     slots = []
 
-    def start(**changes):
+    def start(*, seconds=FETCH_S, **changes):
         allowed, shutdown = settings.model_copy(update=OPEN | changes), threading.Event()
         rooms = Rooms(api_database, Storage.from_url(settings.resolved_storage_url), settings.layout)
-        sources = Sources(allowed, shutdown, guard=there.guard())
+        sources = Sources(allowed, guard=there.guard(), seconds=seconds)
         kinds = {Kind.VALIDATION: Validation(rooms, sources, remote_images=allowed.remote_images)}
         slots.append(
             Slot(
@@ -155,14 +156,84 @@ def test_the_settings_of_the_worker_decide(client, work, there):
     assert "LENSMITH_REMOTE_IMAGES=true" in ended["failure"]["remedy"]
 
 
-def test_a_worker_that_is_told_to_stop_gives_a_fetch_back(client, work, there, api_database):
-    def drip(handler):
+def drips(server, path):
+    """Have a file come without end, a byte at a time."""
+
+    def answer(handler):
         handler.send_response(200)
+        for name, value in {"Content-Length": "1000000", "ETag": '"1"', "Last-Modified": LONG_AGO}.items():
+            handler.send_header(name, value)
         handler.end_headers()
-        while not there.released.wait(0.02):
+        while not server.released.wait(0.02):
             handler.wfile.write(b"x")
 
-    there.answers["/a.zip"] = drip
+    server.answers[path] = answer
+
+
+def hangs(server, path):
+    """Have a server take the request and say nothing."""
+    server.answers[path] = lambda _handler: server.released.wait()
+
+
+@pytest.fixture
+def s3(monkeypatch):
+    """A server that answers as S3 does, where the worker's variables lead."""
+    with serving(tls=False) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.port}")
+        monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
+        monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
+        yield server
+
+
+@pytest.mark.parametrize("scheme", ["https", "s3"])
+@pytest.mark.parametrize("slowly", [drips, hangs])
+def test_a_worker_that_lost_its_lease_leaves_the_fetch_and_takes_the_next_work(
+    slowly, scheme, client, work, there, s3, api_database
+):
+    """Only a worker's own end was asked for: a fenced one went on for half an hour, beside its successor."""
+    server, path, source = {
+        "https": (there, "/a.zip", there.url("/a.zip")),
+        "s3": (s3, "/open/a.zip", "s3://open/a.zip"),
+    }[scheme]
+    slowly(server, path)
+    made = ask(client, source)
+    work.start()
+    wait_for(lambda: server.asked, what="the request")
+    with api_database.write() as session:
+        session.get_one(Work, made["id"]).fence += 1
+    other = client.post("/datasets", files={"file": ("colours.zip", colours(12))}).json()
+    wait_for(
+        lambda: client.get(f"/datasets/{other['id']}").json()["state"] == "ready", within_s=20, what="the next work"
+    )
+    with api_database.read() as session:
+        assert session.get_one(Work, made["id"]).state is WorkState.RUNNING  # nothing was written without the fence
+
+
+def test_a_cancel_ends_a_fetch(client, work, there, api_database):
+    hangs(there, "/a.zip")
+    made = ask(client, there.url("/a.zip"))
+    work.start()
+    wait_for(lambda: there.asked, what="the request")
+    with api_database.write() as session:
+        assert leases.cancel(session, made["id"]) is WorkState.CANCELLING
+
+    def state():
+        with api_database.read() as session:
+            return session.get_one(Work, made["id"]).state
+
+    wait_for(lambda: state() is WorkState.CANCELLED, within_s=20, what="the cancel")
+
+
+@pytest.mark.parametrize("slowly", [drips, hangs])
+def test_an_object_that_comes_too_slowly_may_be_tried_again(slowly, client, work, s3):
+    slowly(s3, "/open/a.zip")
+    ended = work(client, ask(client, "s3://open/a.zip")["id"], seconds=0.5)
+    assert (ended["state"], ended["failure"]["retryable"]) == ("failed", True)
+    assert ended["failure"]["detail"] == 'The source "s3://open/a.zip" did not come within 0.5 s.'
+
+
+def test_a_worker_that_is_told_to_stop_gives_a_fetch_back(client, work, there, api_database):
+    drips(there, "/a.zip")
     made = ask(client, there.url("/a.zip"))
     slot = work.start()
     wait_for(lambda: there.asked, what="the request")
@@ -201,13 +272,9 @@ def test_an_object_of_an_allowed_bucket_becomes_a_ready_data_set(client, work, m
 LONG_AGO = "Mon, 02 Jan 2006 15:04:05 GMT"
 
 
-def test_an_object_that_is_not_there_may_be_tried_again(client, work, monkeypatch):
-    with serving(tls=False) as s3:
-        s3.gives("/open/gone.zip", b"", status=404)
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{s3.port}")
-        monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
-        monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
-        ended = work(client, ask(client, "s3://open/gone.zip")["id"])
+def test_an_object_that_is_not_there_may_be_tried_again(client, work, s3):
+    s3.gives("/open/gone.zip", b"", status=404)
+    ended = work(client, ask(client, "s3://open/gone.zip")["id"])
     assert (ended["state"], ended["failure"]["retryable"]) == ("failed", True)
     assert ended["failure"]["detail"] == 'The source "s3://open/gone.zip" could not be read.'
 

@@ -6,7 +6,7 @@ from models.dataset import Dataset
 from models.leases import Claim
 from models.states import Kind
 from models.work import Work
-from tests.integration.conftest import validation_of
+from tests.integration.conftest import attempt_of, validation_of
 from worker.kinds import Rooms
 
 
@@ -28,6 +28,7 @@ def test_the_child_is_told_the_container_and_the_mapping_of_columns(api_database
         session.flush()
         session.add(dataset)
     claim = Claim(work_id=dataset_id, project="default", kind=Kind.VALIDATION, fence=1, attempt=1)
-    spec = validation_of(Rooms(api_database, storage, settings.layout), settings).prepare(claim, tmp_path)
+    attempt = attempt_of(claim, api_database, settings)
+    spec = validation_of(Rooms(api_database, storage, settings.layout), settings).prepare(attempt, tmp_path)
     assert (spec["container"], spec["columns"]) == ("tar", {"image": "img_path"})
     assert (tmp_path / "upload").read_bytes() == b"x"

@@ -64,7 +64,7 @@ class Play:
         self.mode = mode
         self.published = []
 
-    def prepare(self, claim, staging):
+    def prepare(self, attempt, staging):
         return {"mode": self.mode}
 
     def publish(self, claim, staging, result):
