@@ -1,10 +1,11 @@
 """Parquet with embedded images, as Hugging Face writes it: a struct of `bytes` and `path`, or plain bytes."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic_core import from_json
 
 from ingest.issues import Finding, Rule, SourceFault
 from ingest.limits import Limits
@@ -20,7 +21,7 @@ class ParquetSource(RowsOnly):
     def __init__(self, stream: IO[bytes], limits: Limits) -> None:
         super().__init__("a Parquet file")
         try:
-            self._file = pq.ParquetFile(stream, pre_buffer=False)
+            self._file = pq.ParquetFile(stream, pre_buffer=False, arrow_extensions_enabled=True)
             metadata = self._file.metadata
             declared = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
         except _ERRORS as error:
@@ -42,12 +43,34 @@ class ParquetSource(RowsOnly):
         """Yield every row as the object that its JSON form would be; columns that are null are left out."""
         number = 0
         try:
+            decode = _decoder(pa.struct(list(self._file.schema_arrow)))
             for batch in self._file.iter_batches(batch_size=_BATCH_ROWS, use_threads=False):
                 for value in batch.to_pylist():
+                    decoded = _without_nulls(decode(value))
                     number += 1
-                    yield SourceRow(row=number, file=None, value=_without_nulls(value))
+                    yield SourceRow(row=number, file=None, value=decoded)
         except _ERRORS as error:
             raise SourceFault(_unreadable(error), row=number + 1) from error
+
+
+def _decoder(kind: pa.DataType) -> Callable[[Any], Any]:
+    """Return what reads values of a type: text that Parquet says is JSON becomes what it stands for."""
+    if isinstance(kind, pa.JsonType):
+        return lambda value: value if value is None else from_json(value)
+    if pa.types.is_struct(kind):
+        fields = {field.name: _decoder(field.type) for field in kind}
+        wanted = {name: decode for name, decode in fields.items() if decode is not _same}
+        if wanted:
+            return lambda row: row and row | {name: decode(row[name]) for name, decode in wanted.items()}
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        decode = _decoder(kind.value_type)
+        if decode is not _same:
+            return lambda items: items and [decode(item) for item in items]
+    return _same
+
+
+def _same(value: Any) -> Any:
+    return value
 
 
 def _without_nulls(value: Any) -> Any:

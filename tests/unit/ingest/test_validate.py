@@ -140,6 +140,28 @@ def test_a_clean_parquet_with_messages_and_images_as_bytes(make, check, tmp_path
     assert isinstance(_examples(tmp_path)[0].messages[0].content[0], ImagePart)
 
 
+def _as_json(*texts):
+    return pa.ExtensionArray.from_storage(pa.json_(), pa.array(texts, pa.string()))
+
+
+def test_json_inside_of_parquet_is_what_it_stands_for(make, check, tmp_path):
+    """So `datasets` writes what Arrow has no type for: a content that is text here and a list of parts there."""
+    parts = json.dumps([{"type": "image"}, {"type": "text", "text": "What?"}])
+    turns = pa.StructArray.from_arrays(
+        [pa.array(["user", "assistant"] * 12), _as_json(*[parts, '"That."'] * 12)], ["role", "content"]
+    )
+    messages = pa.ListArray.from_arrays(list(range(0, 25, 2)), turns)
+    _clean(check(_parquet({"images": [[make.image(i)] for i in range(12)], "messages": messages})))
+    assert _parts(_examples(tmp_path)[0]) == [("user", ["IMAGE", "What?"]), ("assistant", ["That."])]
+
+
+def test_json_inside_of_parquet_that_is_none_ends_the_reading_there(check):
+    report = check(_parquet({"image": ["a.png"] * 2, "caption": _as_json('"A square."', '"')}))
+    assert [(issue.row, issue.rule) for issue in report.issues if issue.rule is Rule.UNREADABLE] == [
+        (2, Rule.UNREADABLE)
+    ]
+
+
 def test_faults_in_a_parquet_are_found_at_their_row(make, check):
     images = [make.image(i) for i in range(9)] + [b"no image", None]
     texts = ["x"] * 8 + ["", "x", "x"]
