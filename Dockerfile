@@ -24,7 +24,7 @@ COPY vlm vlm
 COPY worker worker
 
 FROM base AS api
-RUN pip install --constraint constraints.txt .
+RUN pip install --constraint constraints.txt '.[hub]'
 USER lensmith
 VOLUME /data
 EXPOSE 8000

@@ -36,6 +36,7 @@ class Settings(BaseSettings):
     remote_images: bool = Field(
         default=False, description="whether https URLs of callers are fetched: a row's images, a data set's source"
     )
+    hub_datasets: bool = Field(default=False, description="whether callers may name data sets of the Hub as a source")
     source_buckets: str = Field("", description="S3 buckets, with commas, whose objects callers may name as a source")
     cache_bytes: int = Field(
         2 * 1024 * MIB, ge=1, description="what the API keeps of data sets' tables, and as much of thumbnails"

@@ -153,7 +153,7 @@ class Datasets:
         columns: Mapping[str, str] | None = None,
         on_bad_row: str | None = None,
     ) -> Dataset:
-        """Have a worker fetch a file (`https://...` or `s3://bucket/key`, as far as the operator allows) and validate it."""
+        """Have a worker fetch and validate what lies at `https://...`, `s3://bucket/key` or `hf://org/name`, if it may."""
         body = _given(source=source, name=name, columns=columns and dict(columns), on_bad_row=on_bad_row)
         return Dataset.model_validate(self._transport.post("/datasets", json=body))
 

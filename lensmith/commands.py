@@ -97,7 +97,9 @@ def upload_dataset(
 @datasets.command("create")
 @partial(speaks_http, refuses_data=True)
 def create_dataset(
-    source: Annotated[str, typer.Argument(help="https://... or s3://bucket/key, as far as the operator allows")],
+    source: Annotated[
+        str, typer.Argument(help="https://..., s3://bucket/key or hf://org/name, as far as the operator allows")
+    ],
     name: DatasetName = None,
     columns: Columns = None,
     *,

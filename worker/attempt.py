@@ -1,6 +1,8 @@
 """One attempt as its kind of work sees it: whether it may go on, and the children that run under its lease."""
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ from core.db import Database
 from core.settings import Settings
 from models.leases import Claim
 from models.states import WorkState
+from worker.arrivals import Overdue
 from worker.child import ChildProcess, Stopping
 from worker.lease import Lease
 from worker.supervisor import Outcome, Recorder, supervise
@@ -47,10 +50,20 @@ class Attempt:
         if self._shutdown.is_set() or self._lease.state is not WorkState.RUNNING:
             raise Interrupted
 
-    def run(self, module: str, *, spec: dict[str, Any], staging: Path, recorder: Recorder) -> Outcome:
-        """Run a child to its end. Call it from a thread that lives as long as the child."""
+    def run(
+        self, module: str, *, spec: dict[str, Any], staging: Path, recorder: Recorder, seconds: float | None = None
+    ) -> Outcome:
+        """Run a child to its end. Call it from a thread that lives as long as the child.
+
+        Raises:
+            Overdue: it did not end within `seconds`, and was killed.
+        """
         stopping = Stopping(ask_s=self._settings.stop_ask_s, term_s=self._settings.stop_term_s)
-        with ChildProcess(module, spec=spec, staging=staging) as process, self._lease.killing(process.kill):
+        with (
+            ChildProcess(module, spec=spec, staging=staging) as process,
+            self._lease.killing(process.kill),
+            _deadline(process, seconds),
+        ):
             return supervise(
                 process,
                 self._lease,
@@ -59,3 +72,24 @@ class Attempt:
                 stopping=stopping,
                 shutdown=self._shutdown,
             )
+
+
+@contextmanager
+def _deadline(process: ChildProcess, seconds: float | None) -> Iterator[None]:
+    if seconds is None:
+        yield
+        return
+    over = threading.Event()
+
+    def end() -> None:
+        over.set()
+        process.kill()
+
+    timer = threading.Timer(seconds, end)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+    if over.is_set():
+        raise Overdue

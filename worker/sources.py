@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import shutil
 from collections.abc import Generator
 from pathlib import Path
 
@@ -9,12 +10,13 @@ from core.errors import FailureCode, Invalid, WorkFailed
 from core.settings import Settings
 from core.storage import Storage
 from ingest.container import Container, sniff
-from ingest.guard import Guard, without_query
+from ingest.guard import Guard
 from ingest.issues import FetchFailed, Rule, shown
-from ingest.origins import Origin, parse_origin
+from ingest.origins import HubOrigin, Origin, parse_origin, shown_source
 from ingest.remote import read_url
 from worker.arrivals import Overdue, arriving
 from worker.attempt import Attempt
+from worker.hub import fetch_hub
 
 FETCH_S = 1800.0  # of one file; the lease is kept alive meanwhile
 
@@ -25,6 +27,7 @@ class Sources:
     def __init__(self, settings: Settings, *, guard: Guard | None = None, seconds: float = FETCH_S) -> None:
         self._seconds = seconds
         self._https = settings.remote_images
+        self._hub = settings.hub_datasets
         self._buckets = settings.source_bucket_names
         self._max_bytes = settings.max_upload_bytes
         self._guard = guard
@@ -37,27 +40,39 @@ class Sources:
             Interrupted: the same.
             WorkFailed: `bad_data`: it is not allowed, not there, or too large; retryable when it may be there later.
         """
-        hasher, size = hashlib.sha256(), 0
         try:
-            origin = parse_origin(source, https=self._https, buckets=self._buckets)
-            chunks = arriving(self._chunks(origin), seconds=self._seconds, check=attempt.check)
-            with target.open("wb") as out, contextlib.closing(chunks):
-                for chunk in chunks:
-                    hasher.update(chunk)
-                    size += out.write(chunk)
-                    if size > self._max_bytes:
-                        raise _too_large(source, self._max_bytes)
+            origin = parse_origin(source, https=self._https, buckets=self._buckets, hub=self._hub)
+            if isinstance(origin, HubOrigin):
+                return self._fetch_hub(origin, target, attempt)
+            return self._fetch_file(origin, source, target, attempt)
         except FetchFailed as failed:
             found = failed.finding
             may_pass = found.rule is Rule.URL_UNREACHABLE
             raise _failed(f"The source {found.message}", found.fix, retryable=may_pass) from failed
         except Overdue as overdue:
             raise _failed(
-                f"The source {shown(without_query(source))} did not come within {self._seconds:,g} s.",
+                f"The source {shown(shown_source(source))} did not come within {self._seconds:,g} s.",
                 "Try again later, or upload the file.",
                 retryable=True,
             ) from overdue
+
+    def _fetch_file(self, origin: Origin, source: str, target: Path, attempt: Attempt) -> str:
+        hasher, size = hashlib.sha256(), 0
+        chunks = arriving(self._chunks(origin), seconds=self._seconds, check=attempt.check)
+        with target.open("wb") as out, contextlib.closing(chunks):
+            for chunk in chunks:
+                hasher.update(chunk)
+                size += out.write(chunk)
+                if size > self._max_bytes:
+                    raise _too_large(source, self._max_bytes)
         return hasher.hexdigest()
+
+    def _fetch_hub(self, origin: HubOrigin, target: Path, attempt: Attempt) -> str:
+        staging = target.with_name("hub")
+        fetch_hub(origin, attempt, staging, max_bytes=self._max_bytes, seconds=self._seconds).rename(target)
+        shutil.rmtree(staging)  # its cache too
+        with target.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
 
     def _chunks(self, origin: Origin) -> Generator[bytes, None, None]:
         if origin.kind == "https":
@@ -84,7 +99,7 @@ def _read_s3(origin: Origin, *, seconds: float) -> Generator[bytes, None, None]:
 
 
 def _too_large(source: str, max_bytes: int) -> WorkFailed:
-    detail = f"The source {shown(without_query(source))} has more than {max_bytes:,} bytes."
+    detail = f"The source {shown(shown_source(source))} has more than {max_bytes:,} bytes."
     return _failed(detail, "Split the data set, or have the operator raise LENSMITH_MAX_UPLOAD_BYTES.")
 
 

@@ -5,7 +5,7 @@ from datetime import datetime
 from pydantic import BaseModel, Field
 
 from core.errors import FailureCode
-from ingest.guard import without_query
+from ingest.origins import shown_source
 from ingest.skipped import OnBadRow
 from models.dataset import Dataset
 from models.states import DatasetState, dataset_state
@@ -37,7 +37,9 @@ class DatasetRead(BaseModel):
     state: DatasetState
     failure: DatasetFailure | None
     filename: str
-    source: str | None = Field(description="where the file was fetched, without a query; uploaded: null")
+    source: str | None = Field(
+        description="where the file was fetched, without a signature; of the Hub with the commit that was read; uploaded: null"
+    )
     container: str | None = Field(description="like size_bytes and sha256, null until a source was fetched")
     size_bytes: int | None = Field(description="of the file as it was uploaded or fetched")
     sha256: str | None = Field(description="of the file as it was uploaded or fetched")
@@ -60,7 +62,7 @@ def read_dataset(dataset: Dataset, work: Work) -> DatasetRead:
         **dataset.model_dump(include=_SAME_NAMES),
         state=dataset_state(work.state),
         failure=DatasetFailure.model_validate(work.failure) if work.failure else None,
-        source=dataset.source and without_query(dataset.source),
+        source=dataset.source and shown_source(dataset.source),
         size_bytes=dataset.upload_bytes,
         sha256=dataset.upload_sha256,
         progress=DatasetProgress.model_validate(dataset.progress) if dataset.progress else None,

@@ -30,7 +30,9 @@ class _Described(BaseModel):
 class SourceRequest(_Described):
     """A data set that lies elsewhere."""
 
-    source: Link = Field(description="https://... or s3://bucket/key of a file that could be uploaded")
+    source: Link = Field(
+        description="https://... or s3://bucket/key of a file that could be uploaded, or hf://org/name[@revision][?config=...&split=...]"
+    )
 
 
 class UploadedRequest(_Described):
@@ -75,7 +77,12 @@ SourceDep = Annotated[SourceRequest | UploadedRequest | None, Depends(_read)]
 def dataset_of(asked: SourceRequest, settings: Settings, *, dataset_id: str, project: str) -> Dataset:
     """Return the row of a data set that is still to be fetched; raises `Invalid` when no worker would fetch it."""
     try:
-        parse_origin(asked.source, https=settings.remote_images, buckets=settings.source_bucket_names)
+        parse_origin(
+            asked.source,
+            https=settings.remote_images,
+            buckets=settings.source_bucket_names,
+            hub=settings.hub_datasets,
+        )
     except FetchFailed as failed:
         raise Invalid.field("#/source", f"{failed.finding.message} {failed.finding.fix}") from failed
     filename = "".join(c for c in name_of(asked.source) if not is_control(c))[:255] or "dataset"

@@ -10,7 +10,7 @@ import pytest
 from tests.conftest import run_python
 
 ROOT = Path(__file__).parents[2]
-HEAVY = ("accelerate", "bitsandbytes", "peft", "torch", "transformers", "trl")
+HEAVY = ("accelerate", "bitsandbytes", "datasets", "pandas", "peft", "torch", "transformers", "trl")
 LIGHT_ROOMS = ("api", "core", "ingest", "lensmith", "models", "ops", "worker")
 
 # What a process of each light part has imported when it is ready to work.
@@ -45,6 +45,7 @@ def copy_of_the_rooms(target: Path) -> Path:
         ("training/settings.py", "import models.job", "never see a row"),
         ("serving/engine.py", "import models.job", "Serving sees no rows"),
         ("core/ids.py", "import api.auth", "Imports point down"),
+        ("worker/hub.py", "import datasets", "Only the child that reads the Hub"),
         ("lensmith/client.py", "import core.errors", "The SDK shares no code"),
     ],
 )

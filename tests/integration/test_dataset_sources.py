@@ -285,7 +285,7 @@ def test_an_object_that_is_not_there_may_be_tried_again(client, work, s3):
         ("http://images.test/a.zip", "is no source of a data set"),
         ("file:///etc/passwd", "is no source of a data set"),
         ("/etc/passwd", "is no source of a data set"),
-        ("hf://datasets/a/b", "is no source of a data set"),
+        ("hf://org/name", "LENSMITH_HUB_DATASETS"),
         ("https://me:secret@images.test/a.zip", "a name or a password in the URL"),
         ("https://images.test\\@inside.test/a.zip", "a backslash"),
         ("https://0x7f000001/a.zip", "which is no name"),
