@@ -40,5 +40,7 @@ class RemoteLimits(BaseModel):
 
     max_urls: int = Field(100_000, ge=1, description="different URLs, those that failed included")
     max_total_bytes: int = Field(8 * GIB, ge=1, description="of all images that were fetched")
-    image_s: float = Field(30.0, gt=0, description="for one image, from the name server to the last byte")
-    total_s: float = Field(7200.0, gt=0, description="for all images")
+    image_s: float = Field(30.0, gt=0, description="for one try at an image, from the name server to the last byte")
+    pause_s: float = Field(0.5, ge=0, description="before the second try")
+    max_pause_s: float = Field(10.0, ge=0, description="before the second try, however long the server asks for")
+    total_s: float = Field(7200.0, gt=0, description="for all images, tries and pauses")

@@ -7,7 +7,8 @@ name. So no answer of a name server that comes later can matter, and no proxy of
 
 import contextlib
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from email.utils import parsedate_to_datetime
 from ssl import SSLContext
 from typing import Any
 
@@ -18,8 +19,10 @@ import core
 from ingest.guard import Guard, forbidden, unreachable, without_query
 from ingest.issues import FetchFailed, Finding, Rule, shown
 from ingest.limits import RemoteLimits
+from ingest.share import Share
 
 _REDIRECTS = {301, 302, 303, 307, 308}
+_PASSING = {429, 500, 502, 503, 504}
 _MAX_ADDRESSES = 3  # of one name, tried in turn
 # No `Accept-Encoding` but identity: what is counted is what came, and nothing can inflate behind the count.
 _HEADERS = [
@@ -31,47 +34,58 @@ _HEADERS = [
 _TRY_AGAIN = "Try the URL in a browser; when it answers again, upload the data set again, or put the file itself in."
 
 
-class RemoteImages:
-    """Fetches the images of one data set, within bounds on each and on all. Who calls remembers what a URL gave."""
+class Passing(FetchFailed):
+    """A failure that may be over in a moment; `after_s` is how long the server asks to be left alone.
 
-    def __init__(self, limits: RemoteLimits, *, guard: Guard | None = None) -> None:
+    It pickles as what it is to everybody else, a `FetchFailed`.
+    """
+
+    def __init__(self, finding: Finding, *, after_s: float = 0.0) -> None:
+        super().__init__(finding)
+        self.after_s = after_s
+
+
+class RemoteImages:
+    """Fetches the images of one data set, from any number of threads, within bounds on each and on all.
+
+    Who calls remembers what a URL gave.
+    """
+
+    def __init__(
+        self, limits: RemoteLimits, *, guard: Guard | None = None, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
         self._limits = limits
         self._guard = guard or Guard()
-        self._num_urls = 0
-        self._spent_s = 0.0
-        self._came_bytes = 0
+        self._share = Share(limits)
+        self._sleep = sleep
 
     def fetch(self, url: str, *, max_bytes: int) -> bytes:
-        """Return what lies at a URL.
+        """Return what lies at a URL; what may be over in a moment is tried once more, through the guard again.
 
         Raises:
             FetchFailed: it may not be fetched, does not answer, has more than `max_bytes`, or the data set's share of
                 URLs, bytes or seconds is used up.
         """
-        self._num_urls += 1
-        self._check_share()
-        started = time.monotonic()
-        data = bytearray()
-        seconds = min(self._limits.image_s, self._limits.total_s - self._spent_s)
-        try:
-            with contextlib.closing(read_url(url, self._guard, seconds=seconds)) as chunks:
-                for chunk in chunks:
-                    data += chunk
-                    self._came_bytes += len(chunk)
-                    if len(data) > max_bytes:
-                        raise _too_large(url, max_bytes)
-        finally:
-            self._spent_s += time.monotonic() - started
-        return bytes(data)
+        with self._share.one_url():
+            try:
+                return self._read(url, max_bytes)
+            except Passing as passing:
+                pause_s = min(max(passing.after_s, self._limits.pause_s), self._limits.max_pause_s)
+                if pause_s >= self._share.left_s():
+                    raise
+                self._sleep(pause_s)
+            return self._read(url, max_bytes)
 
-    def _check_share(self) -> None:
-        limits = self._limits
-        if self._num_urls > limits.max_urls:
-            raise _used_up(f"the data set names more than {limits.max_urls:,} different URLs")
-        if self._came_bytes > limits.max_total_bytes:
-            raise _used_up(f"the images at URLs have more than {limits.max_total_bytes:,} bytes")
-        if self._spent_s >= limits.total_s:
-            raise _used_up(f"fetching the images took more than {limits.total_s:g} s")
+    def _read(self, url: str, max_bytes: int) -> bytes:
+        data = bytearray()
+        seconds = min(self._limits.image_s, self._share.left_s())
+        with contextlib.closing(read_url(url, self._guard, seconds=seconds)) as chunks:
+            for chunk in chunks:
+                data += chunk
+                self._share.came(len(chunk))
+                if len(data) > max_bytes:
+                    raise _too_large(url, max_bytes)
+        return bytes(data)
 
 
 def read_url(
@@ -99,11 +113,9 @@ def read_url(
                     return
                 target = guard.parse(_location(response, target))
         except httpcore2.TimeoutException as error:
-            raise unreachable(
-                url, f"did not come within {seconds:g} s, or said nothing for {idle_s:g} s", _TRY_AGAIN
-            ) from error
+            raise _passing(url, f"did not come within {seconds:g} s, or said nothing for {idle_s:g} s") from error
         except (httpcore2.NetworkError, httpcore2.ProtocolError) as error:
-            raise unreachable(url, f"could not be read ({_reason(error)})", _TRY_AGAIN) from error
+            raise _passing(url, f"could not be read ({_reason(error)})") from error
     raise unreachable(url, f"leads on more than {max_redirects} times", "Write the URL that it ends at.")
 
 
@@ -203,6 +215,8 @@ def _location(response: httpcore2.Response, base: httpx2.URL) -> str:
 
 
 def _body(response: httpcore2.Response, url: str) -> Iterator[bytes]:
+    if response.status in _PASSING:
+        raise _passing(url, f"answers {response.status}", after_s=_retry_after_s(_header(response, b"retry-after")))
     if response.status != 200:
         raise unreachable(url, f"answers {response.status}", _TRY_AGAIN)
     encoding = _header(response, b"content-encoding")
@@ -219,14 +233,23 @@ def _reason(error: Exception) -> str:
     return (str(error) or type(error).__name__)[:200].rstrip(".")
 
 
+def _retry_after_s(value: str) -> float:
+    """Return how long a server asks to be left alone: seconds or a date (RFC 9110, 10.2.3); 0 when it says neither."""
+    if value.isascii() and value.isdigit():
+        return float(value)
+    try:
+        return parsedate_to_datetime(value).timestamp() - time.time()
+    except (ValueError, OverflowError, OSError):
+        return 0.0
+
+
+def _passing(url: str, why: str, *, after_s: float = 0.0) -> Passing:
+    return Passing(unreachable(url, why, _TRY_AGAIN).finding, after_s=after_s)
+
+
 def _too_large(url: str, max_bytes: int) -> FetchFailed:
     message, fix = (
         f"{shown(without_query(url))} has more than {max_bytes:,} bytes.",
         "Save the image smaller, or as JPEG.",
     )
     return FetchFailed(Finding(rule=Rule.IMAGE_TOO_LARGE, message=message, fix=fix))
-
-
-def _used_up(what: str) -> FetchFailed:
-    fix = "Split it into several data sets, or upload a zip that holds the images."
-    return FetchFailed(Finding(rule=Rule.TOO_MUCH_DATA, message=f"{what}; no further one is fetched.", fix=fix))

@@ -32,7 +32,7 @@ def there():
 
 
 def images(guard, **limits):
-    return RemoteImages(RemoteLimits(**{"image_s": LONG_S} | limits), guard=guard)
+    return RemoteImages(RemoteLimits(**{"image_s": LONG_S, "pause_s": 0} | limits), guard=guard)
 
 
 def refusal(remote, url, *, max_bytes=1_000_000):
@@ -244,7 +244,7 @@ def test_what_is_no_http_is_unreachable(there):
     assert refusal(images(there.guard()), there.url("/a")).rule is Rule.URL_UNREACHABLE
 
 
-@pytest.mark.parametrize("limits", [{"max_urls": 1}, {"max_total_bytes": 4}, {"total_s": 1e-9}])
+@pytest.mark.parametrize("limits", [{"max_urls": 1}, {"max_total_bytes": 5}, {"total_s": 1e-9}])
 def test_a_data_set_has_its_share_and_no_more(limits, there):
     remote = images(there.guard(), **limits)
     there.gives("/a", b"bytes")
