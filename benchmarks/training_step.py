@@ -76,6 +76,7 @@ def measure(arm: str, base_name: str, models_dir: Path) -> dict[str, float]:
     from training.images import ImageFolder
     from training.spec import Hyperparameters, Method
     from vlm import loading
+    from vlm.ruler import Limits
 
     class Clock(TrainerCallback):
         """Notes how long each step took."""
@@ -97,7 +98,7 @@ def measure(arm: str, base_name: str, models_dir: Path) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as name:
         examples = write_digits(Path(name))
         encoder = Encoder(base.processor, base.family, ImageFolder(Path(name)))
-        totals = checks.check(examples, encoder, checks.Limits.of(base), check_stop=lambda: None)
+        totals = checks.check(examples, encoder, Limits.of(base), check_stop=lambda: None)
         asked = Hyperparameters(max_steps=NUM_STEPS, batch_size=BATCH_SIZE)
         schedule = schedules.resolve(
             asked,

@@ -4,8 +4,8 @@ import copy
 from typing import Any
 
 from core.errors import Invalid, WorkFailed
-from training import images
-from training.spec import ImageOptions
+from vlm import image_options
+from vlm.image_options import ImageOptions
 
 
 def with_options(processor: Any, options: ImageOptions) -> Any:
@@ -17,7 +17,7 @@ def with_options(processor: Any, options: ImageOptions) -> Any:
     own = copy.copy(processor)
     own.image_processor = copy.deepcopy(processor.image_processor)
     try:
-        images.apply(options, own)
+        image_options.apply(options, own)
     except WorkFailed as error:
         name = "split" if options.longest_edge is None else "longest_edge"
         raise Invalid.field(f"#/image/{name}", f"{error.detail} {error.remedy}") from error

@@ -20,15 +20,17 @@ from PIL import Image
 from core.errors import Invalid, WorkFailed
 from serving.image_options import with_options
 from serving.wire import Grid, ImageCut, Previewed, PreviewRequest, Tile, TokenRun
-from training import checks, images
-from training.checks import Limits
-from training.encoding import Encoded, Encoder, Measure
+from training import checks
+from training.encoding import Encoded, Encoder
 from training.images import ImageFolder
-from training.labels import IGNORED
+from vlm import image_options
 from vlm.conversation import Example
 from vlm.cutting import Cutting
+from vlm.labels import IGNORED
 from vlm.loading import LoadedProcessor
+from vlm.measure import Measure
 from vlm.padding import Tiles
+from vlm.ruler import Limits
 
 MAX_RUNS = 32_768  # of tokens; the longest context of the catalogue is 16,384
 MAX_TILES = 200  # more than fit into any context of the catalogue; 1 GB as tensors, and training refuses the row anyway
@@ -92,7 +94,7 @@ class _Look:
             refusal=_refusal(example, measure, self._limits),
             images=tuple(self._cuts(sizes, None if encoded is None else encoded.tiles)),
             is_shortened=encoded is None or len(runs) > MAX_RUNS or num_tiles > MAX_TILES_SHOWN,
-            image=images.document(self._processor),
+            image=image_options.document(self._processor),
             base_revision=self._base.revision,
         )
 

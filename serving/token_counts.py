@@ -11,11 +11,12 @@ from core.storage import Storage
 from serving.image_options import with_options
 from serving.wire import RowPlace, Spread, TokenCounts
 from training import checks
-from training.checks import Limits
-from training.encoding import Encoder, Measure
-from training.spec import ImageOptions
+from training.encoding import Encoder
 from vlm.conversation import Example
+from vlm.image_options import ImageOptions
 from vlm.loading import LoadedProcessor
+from vlm.measure import Measure
+from vlm.ruler import Limits
 
 MAX_ROWS_TOLD = 20
 

@@ -5,8 +5,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from training.spec import ImageOptions
 from vlm.conversation import ImagePart, Message
+from vlm.image_options import ImageOptions
 
 MAX_IMAGES = 32
 MAX_MESSAGES = 256

@@ -5,9 +5,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from core.errors import FailureCode, WorkFailed
-from training.encoding import Encoder, Measure
+from training.encoding import Encoder
 from vlm.conversation import Example, ImagePart
-from vlm.loading import LoadedBase, LoadedProcessor
+from vlm.measure import Measure
+from vlm.ruler import Limits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,28 +45,6 @@ class Totals:
             f"{self.num_examples:,} examples, {self.tokens:,} tokens; the longest has {self.longest_tokens:,} of the "
             f"{context_tokens:,} that fit; {self.image_tokens_per_image:,.0f} tokens per image; "
             f"{self.supervised_ratio:.1%} of all tokens are learned."
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What a base model allows.
-
-    Attributes:
-        context_tokens: The longest sequence that it takes.
-        reserved: Tokens that the processor writes and no text may hold.
-    """
-
-    context_tokens: int
-    reserved: frozenset[str]
-
-    @classmethod
-    def of(cls, base: LoadedBase | LoadedProcessor) -> "Limits":
-        """Return the limits of a base, loaded whole or without its weights."""
-        family = base.family
-        return cls(
-            context_tokens=base.context_tokens,
-            reserved=frozenset({family.image_token, family.end_token, *family.structural_tokens}),
         )
 
 

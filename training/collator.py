@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import torch
 
-from training import labels
 from training.encoding import Encoded, Encoder
+from vlm import labels
 from vlm.conversation import Example
 from vlm.padding import pad_tiles
 

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from training import labels
 from training.images import ImageSource
-from training.labels import Replacement, Span
-from vlm.conversation import Example, Message, as_chat
-from vlm.cutting import Cutting
+from vlm import labels
+from vlm.conversation import Example, Message
 from vlm.family import Family
+from vlm.labels import Replacement, Span
+from vlm.measure import Measure
 from vlm.padding import Tiles
+from vlm.ruler import TokenRuler
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +23,7 @@ class Encoded:
 
     Attributes:
         input_ids: S tokens, images expanded.
-        labels: S labels; `labels.IGNORED` where nothing is learned.
+        labels: S labels; `vlm.labels.IGNORED` where nothing is learned.
         tiles: Their pixels and mask (`vlm.padding`), or None without images.
     """
 
@@ -31,27 +32,17 @@ class Encoded:
     tiles: Tiles | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Measure:
-    """The size of one example in tokens."""
-
-    tokens: int
-    image_tokens: int
-    labelled_tokens: int
-
-
 class Encoder:
     """Turns examples into tokens with one base model's processor."""
 
     def __init__(self, processor: Any, family: Family, images: ImageSource) -> None:
         self._processor = processor
         self._images = images
-        self._structural_ids = family.masked_token_ids(processor.tokenizer)
-        self._cutting = Cutting.of(processor)
+        self._ruler = TokenRuler(processor, family)
 
     def encode(self, example: Example) -> Encoded:
         """Return the example as the model takes it; decodes and cuts its images."""
-        text, spans = labels.answer_spans(example.messages, self.render)
+        text, spans = labels.answer_spans(example.messages, self._ruler.render)
         images = [self._images.open_rgb(sha256) for sha256 in example.images]
         out = self._processor(
             text=[text],
@@ -70,31 +61,18 @@ class Encoder:
                 offsets=offsets,
                 spans=labels.shifted(spans, replacements),
                 images=[replacement.new for replacement in replacements],
-                structural_ids=self._structural_ids,
+                structural_ids=self._ruler.structural_ids,
             ),
             tiles=(out["pixel_values"][0], out["pixel_attention_mask"][0]) if images else None,
         )
 
     def measure(self, example: Example) -> Measure:
         """Return the size of the example; reads image headers, no pixels."""
-        text, spans = labels.answer_spans(example.messages, self.render)
-        out = self._processor.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        learned = labels.mask(
-            out["input_ids"], offsets=out["offset_mapping"], spans=spans, structural_ids=self._structural_ids
-        )
-        image_tokens = sum(self._cutting.num_tokens(*self._images.size(sha256)) for sha256 in example.images)
-        return Measure(
-            tokens=len(learned) - len(example.images) + image_tokens,
-            image_tokens=image_tokens,
-            labelled_tokens=len(learned) - learned.count(labels.IGNORED),
-        )
+        return self._ruler.measure(example.messages, [self._images.size(sha256) for sha256 in example.images])
 
     def render(self, messages: Sequence[Message], *, open_answer: bool = False) -> str:
         """Return messages as the base model's chat template writes them, one `<image>` for each image."""
-        rendered: str = self._processor.apply_chat_template(
-            as_chat(tuple(messages)), tokenize=False, add_generation_prompt=open_answer
-        )
-        return rendered
+        return self._ruler.render(messages, open_answer=open_answer)
 
 
 def _replacements(raw: list[dict[str, Any]]) -> list[Replacement]:

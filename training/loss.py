@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
-from training.labels import IGNORED
+from vlm.labels import IGNORED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

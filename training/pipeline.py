@@ -12,7 +12,7 @@ from transformers import set_seed
 from core.child import Child
 from core.errors import FailureCode, WorkFailed
 from core.events import Phase, PhaseChanged, Resolved
-from training import adapter, checks, device, export, images, provenance, settings, trainer
+from training import adapter, checks, device, export, provenance, settings, trainer
 from training.card import Card
 from training.collator import Collator
 from training.encoding import Encoder
@@ -21,11 +21,12 @@ from training.images import ImageFolder
 from training.progress import Progress
 from training.settings import Schedule
 from training.spec import TrainingSpec
-from vlm import catalog, loading
+from vlm import catalog, image_options, loading
 from vlm.conversation import Example, read_examples
 from vlm.digest import chat_template_digest, processor_digest
 from vlm.loading import LoadedBase
 from vlm.precision import Precision
+from vlm.ruler import Limits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +97,7 @@ def _load(spec: TrainingSpec, child: Child) -> Loaded:
     resolved = loading.resolve(spec.base_model, models_dir=spec.models_dir)
     quantization = spec.method.resolved_quantization
     base = loading.load(resolved, quantization=quantization, dtype=loading.DTYPES[precision])
-    images.apply(spec.image, base.processor)
+    image_options.apply(spec.image, base.processor)
     child.check_stop()
     entry = catalog.find(resolved.id)
     name = (entry and entry.hub_id) or resolved.id
@@ -116,7 +117,7 @@ def _prepare(spec: TrainingSpec, child: Child, loaded: Loaded) -> Prepared:
     child.events.emit(PhaseChanged(phase=Phase.PREPARING))
     base = loaded.base
     encoder = Encoder(base.processor, base.family, ImageFolder(spec.dataset_dir))
-    limits = checks.Limits.of(base)
+    limits = Limits.of(base)
     totals = checks.check(loaded.train, encoder, limits, check_stop=child.check_stop)
     if loaded.validation:
         checks.check(loaded.validation, encoder, limits, check_stop=child.check_stop)
@@ -131,7 +132,7 @@ def _prepare(spec: TrainingSpec, child: Child, loaded: Loaded) -> Prepared:
     settled = {
         "hyperparameters": schedule.document(),
         "method": adapter.document(spec.method, model),
-        "image": images.document(base.processor),
+        "image": image_options.document(base.processor),
         "data": totals.document(),
     }
     origin = provenance.collect(

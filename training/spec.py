@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from vlm.image_options import ImageOptions
 from vlm.precision import Precision, Quantization
 
 Auto = Literal["auto"]
@@ -72,18 +73,6 @@ class Hyperparameters(_Options):
         if isinstance(batch, int) and isinstance(micro, int) and batch % micro:
             raise ValueError(f"batch_size ({batch}) must be a multiple of micro_batch_size ({micro}).")
         return self
-
-
-class ImageOptions(_Options):
-    """How pictures are cut before the model sees them; unset values keep the base model's own."""
-
-    longest_edge: int | None = Field(
-        None,
-        ge=32,
-        le=4096,
-        description="pixels; every picture is scaled to it, up or down: with split, more is more tiles",
-    )
-    split: bool | None = Field(None, description="cut large pictures into tiles (more image tokens, finer detail)")
 
 
 class TrainingSpec(_Options):

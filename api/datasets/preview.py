@@ -15,8 +15,8 @@ from api.services import ProjectDep, Services, ServicesDep
 from api.text import Plain
 from core.errors import Busy, Conflict, FieldError, Invalid, NotFound, TimedOut, Unavailable
 from models.dataset import image_key
-from training.spec import ImageOptions
 from vlm.conversation import Example, Split
+from vlm.image_options import ImageOptions
 from vlm.lookup import look_up
 
 Answer = TypeVar("Answer", bound=BaseModel)

@@ -14,7 +14,7 @@ from api.services import ProjectDep, ServicesDep
 from api.text import Plain
 from core.errors import Busy, Conflict, NotFound, TimedOut, Unavailable
 from models.dataset import images_prefix
-from training.spec import ImageOptions
+from vlm.image_options import ImageOptions
 
 router = APIRouter(prefix="/datasets", tags=["datasets"])
 

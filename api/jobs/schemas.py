@@ -13,7 +13,8 @@ from models.event import Event
 from models.job import Job
 from models.states import EventKind, WorkState
 from models.work import Work
-from training.spec import Hyperparameters, ImageOptions, Method
+from training.spec import Hyperparameters, Method
+from vlm.image_options import ImageOptions
 
 MAX_SEQ = 2**31 - 1
 

@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 from trl.chat_template_utils import get_training_chat_template
 
-from training import images
-from training.labels import IGNORED
-from training.spec import ImageOptions
+from vlm import image_options
 from vlm.conversation import as_chat
+from vlm.image_options import ImageOptions
+from vlm.labels import IGNORED
 
 GOLDEN = Path(__file__).with_name("golden") / "label_masks.txt"
 SMALL, WIDE = ("red", (40, 30)), ("blue", (64, 32))
@@ -51,7 +51,7 @@ def golden():
 @pytest.fixture
 def base(load_tiny):
     base = load_tiny()
-    images.apply(ImageOptions(longest_edge=64, split=True), base.processor)
+    image_options.apply(ImageOptions(longest_edge=64, split=True), base.processor)
     return base
 
 

@@ -9,13 +9,12 @@ from serving.app import create_app
 from serving.options import ServingSettings
 from tests.models import make_smolvlm2
 from tests.numerics.test_label_masks import CONVERSATIONS
-from training import images
 from training.collator import Collator
 from training.encoding import Encoder
 from training.images import ImageFolder
-from training.labels import IGNORED
-from training.spec import ImageOptions
-from vlm import loading, tiny
+from vlm import image_options, loading, tiny
+from vlm.image_options import ImageOptions
+from vlm.labels import IGNORED
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +65,7 @@ def preview(client, settings, base_name, shelf):
 @pytest.mark.parametrize("name", CONVERSATIONS)
 def test_tokens_and_loss_are_those_of_a_training_batch(preview, base, shelf, name, split):
     example = shelf(*CONVERSATIONS[name])
-    images.apply(ImageOptions(longest_edge=64, split=split), base.processor)
+    image_options.apply(ImageOptions(longest_edge=64, split=split), base.processor)
     encoder = Encoder(base.processor, base.family, ImageFolder(shelf.folder))
     pad_token_id = base.processor.tokenizer.pad_token_id
     batch = Collator([example], encoder, pad_token_id=pad_token_id)([{"example": 0}])

@@ -7,9 +7,9 @@ from torch.nn.functional import cosine_similarity
 from training import adapter
 from training.collator import Collator
 from training.evaluate import Evaluator
-from training.labels import IGNORED
 from training.loss import score
 from training.spec import Method
+from vlm.labels import IGNORED
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ import torch
 
 from training import adapter, settings, trainer
 from training.collator import Collator
-from training.labels import IGNORED
 from training.loss import score
 from training.spec import Hyperparameters, Method
+from vlm.labels import IGNORED
 
 
 @pytest.fixture

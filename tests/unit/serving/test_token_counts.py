@@ -8,10 +8,10 @@ from PIL import Image
 
 from training.encoding import Encoder
 from training.images import ImageFolder
-from training.images import apply as apply_options
-from training.spec import ImageOptions
 from vlm import loading
 from vlm.conversation import IMAGES_FOLDER, RECORDS_FILE, Example, ImagePart, Message, TextPart, write_examples
+from vlm.image_options import ImageOptions
+from vlm.image_options import apply as apply_options
 
 TABLE = "default/datasets/ds_1/records-1.parquet"
 

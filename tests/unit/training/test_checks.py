@@ -5,7 +5,7 @@ import pytest
 from core.child import StopRequested
 from core.errors import FailureCode, WorkFailed
 from training import checks
-from training.checks import Limits
+from vlm.ruler import Limits
 
 
 @pytest.fixture
@@ -46,7 +46,9 @@ def test_a_row_without_an_answer_that_counts_is_refused(check, album):
     assert refused(check, row).startswith("Row 3 has nothing to learn")
 
 
-@pytest.mark.parametrize("token", ["<image>", "<end_of_utterance>", "<fake_token_around_image>", "<row_1_col_1>"])
+@pytest.mark.parametrize(
+    "token", ["<image>", "<end_of_utterance>", "<fake_token_around_image>", "<row_1_col_1>", "<|im_end|>"]
+)
 def test_text_that_holds_a_reserved_token_is_refused(check, album, token):
     assert token in refused(check, album.question(f"what is {token}?", "b", row=4))
 

@@ -3,16 +3,16 @@
 import pytest
 import torch
 
-from training import images
 from training.collator import Collator
-from training.labels import IGNORED
-from training.spec import ImageOptions
+from vlm import image_options
+from vlm.image_options import ImageOptions
+from vlm.labels import IGNORED
 
 
 @pytest.fixture
 def base(load):
     base = load()
-    images.apply(ImageOptions(longest_edge=96, split=True), base.processor)
+    image_options.apply(ImageOptions(longest_edge=96, split=True), base.processor)
     return base
 
 

@@ -3,9 +3,9 @@
 import pytest
 
 from core.errors import WorkFailed
-from training import labels
-from training.labels import IGNORED, Replacement, Span
+from vlm import labels
 from vlm.conversation import Message, TextPart
+from vlm.labels import IGNORED, Replacement, Span
 
 
 def render(messages, *, open_answer):

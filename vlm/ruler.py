@@ -1,0 +1,80 @@
+"""How many tokens a conversation is for a base, and how many of them are learned.
+
+One piece of code for everyone who says it: the check before a run, the preview, the counts, and the data set's report.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vlm import labels
+from vlm.conversation import Message, as_chat
+from vlm.cutting import Cutting
+from vlm.family import Family
+from vlm.loading import LoadedBase, LoadedProcessor
+from vlm.measure import Measure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a base model allows.
+
+    Attributes:
+        context_tokens: The longest sequence that it takes.
+        reserved: Tokens that the processor and the chat template write and no text may hold: typed, they would be taken
+            for the real ones, and serving leaves them out of an answer.
+    """
+
+    context_tokens: int
+    reserved: frozenset[str]
+
+    @classmethod
+    def of(cls, base: LoadedBase | LoadedProcessor) -> "Limits":
+        """Return the limits of a base, loaded whole or without its weights."""
+        family, processor = base.family, _untyped(base.processor)
+        added = processor.tokenizer.added_tokens_decoder.values()
+        special = {token.content for token in added if token.special and token.content.strip()}
+        return cls(
+            context_tokens=base.context_tokens,
+            reserved=frozenset({family.image_token, family.end_token, *family.structural_tokens, *special}),
+        )
+
+
+class TokenRuler:
+    """Measures conversations with one base model's processor."""
+
+    def __init__(self, processor: Any, family: Family) -> None:
+        self._processor = processor
+        self._cutting = Cutting.of(processor)
+        self.structural_ids = family.masked_token_ids(processor.tokenizer)
+
+    def measure(self, messages: Sequence[Message], sides_px: Sequence[tuple[int, int]]) -> Measure:
+        """Return the size of a conversation; looks at no pixel.
+
+        Args:
+            messages: The turns, with a place for each image.
+            sides_px: (height, width) of each image, in order of appearance.
+        """
+        text, spans = labels.answer_spans(messages, self.render)
+        out = self._processor.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        learned = labels.mask(
+            out["input_ids"], offsets=out["offset_mapping"], spans=spans, structural_ids=self.structural_ids
+        )
+        image_tokens = sum(self._cutting.num_tokens(height, width) for height, width in sides_px)
+        return Measure(
+            tokens=len(learned) - len(sides_px) + image_tokens,
+            image_tokens=image_tokens,
+            labelled_tokens=len(learned) - learned.count(labels.IGNORED),
+        )
+
+    def render(self, messages: Sequence[Message], *, open_answer: bool = False) -> str:
+        """Return messages as the base model's chat template writes them, one `<image>` for each image."""
+        rendered: str = self._processor.apply_chat_template(
+            as_chat(tuple(messages)), tokenize=False, add_generation_prompt=open_answer
+        )
+        return rendered
+
+
+def _untyped(processor: Any) -> Any:
+    """Return a processor as what it is to mypy; its class does not say that it has a tokenizer."""
+    return processor
