@@ -17,8 +17,11 @@ _BROKEN = {Rule.MISSING_FIELD, Rule.WRONG_TYPE, Rule.EMPTY_MESSAGES, Rule.BAD_RO
 _WRITE_IMAGE = 'Take it out; the place of an image is the part {"type": "image"}.'
 
 
-def check_draft(draft: Draft, found: list[Finding], limits: Limits) -> Iterator[Finding]:
+def check_draft(
+    draft: Draft, found: list[Finding], limits: Limits, *, reserved: re.Pattern[str] = RESERVED
+) -> Iterator[Finding]:
     """Yield what every rule finds in a draft; `found` is what reading its shape found."""
+    yield from reserved_token(draft, reserved)
     for check in _ALWAYS:
         yield from check(draft)
     yield from too_many_images(draft, limits)
@@ -27,10 +30,10 @@ def check_draft(draft: Draft, found: list[Finding], limits: Limits) -> Iterator[
             yield from check(draft)
 
 
-def reserved_token(draft: Draft) -> Iterator[Finding]:
-    """Find structural tokens that somebody typed as text."""
+def reserved_token(draft: Draft, reserved: re.Pattern[str] = RESERVED) -> Iterator[Finding]:
+    """Find structural tokens that somebody typed as text, those of the families or also a base's own."""
     for text in draft.texts():
-        for token in sorted(set(RESERVED.findall(text.text))):
+        for token in sorted(set(reserved.findall(text.text))):
             yield Finding(
                 rule=Rule.RESERVED_TOKEN,
                 pointer=text.pointer,
@@ -137,7 +140,7 @@ def _content(draft: Draft, pointer: str) -> str:
     return f"{pointer}/content" if pointer.startswith(f"{draft.messages_pointer}/") else pointer
 
 
-_ALWAYS: tuple[Callable[[Draft], Iterator[Finding]], ...] = (reserved_token, nul_character, image_outside_user)
+_ALWAYS: tuple[Callable[[Draft], Iterator[Finding]], ...] = (nul_character, image_outside_user)
 _WHOLE: tuple[Callable[[Draft], Iterator[Finding]], ...] = (
     placeholder_count,
     no_answer,

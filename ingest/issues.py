@@ -43,6 +43,8 @@ class Rule(StrEnum):
     EMPTY_ANSWER = "empty_answer"
     EMPTY_TURN = "empty_turn"
     NOTHING_TO_LEARN = "nothing_to_learn"
+    EXAMPLE_TOO_LONG = "example_too_long"
+    TEMPLATE_REFUSED = "template_refused"
     UNANSWERED_TURN = "unanswered_turn"
     BAD_WEIGHT = "bad_weight"
     BAD_SPLIT = "bad_split"

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from ingest.gallery import Remote
 from ingest.limits import Limits
+from ingest.ruler import Ruler
 from ingest.skipped import OnBadRow
 from ingest.threads import usable_cores
 
@@ -20,6 +21,7 @@ class Options:
         limits: The bounds.
         remote: Where images with a URL come from; without it nothing is fetched.
         num_cores: For how many cores to decode ahead; the report is the same with any number.
+        ruler: What measures the rows for a base model; without it no row is measured.
     """
 
     seed: int = 0
@@ -28,3 +30,4 @@ class Options:
     limits: Limits = field(default_factory=Limits)
     remote: Remote | None = None
     num_cores: int = field(default_factory=usable_cores)
+    ruler: Ruler | None = None

@@ -35,6 +35,7 @@ class Pictures:
         self._numbers: dict[bytes, int] = {}
         self._long_sides_px = array("I")
         self._short_sides_px = array("I")
+        self._are_upright = bytearray()
         self._sizes_bytes = array("Q")
         self._first_users = array("q")
         self._pointers = array("I")
@@ -51,10 +52,17 @@ class Pictures:
         self._numbers[bytes.fromhex(image.sha256)] = len(self._first_users)
         self._long_sides_px.append(max(image.width_px, image.height_px))
         self._short_sides_px.append(min(image.width_px, image.height_px))
+        self._are_upright.append(image.height_px > image.width_px)
         self._sizes_bytes.append(len(image.data))
         self._first_users.append(_NOBODY)
         self._pointers.append(0)
         self._sides.append(0)
+
+    def sides_px(self, sha256: str) -> tuple[int, int]:
+        """Return (height, width) of a stored image."""
+        number = self._numbers[bytes.fromhex(sha256)]
+        short, long = self._short_sides_px[number], self._long_sides_px[number]
+        return (long, short) if self._are_upright[number] else (short, long)
 
     def use(self, sha256: str, *, example: int, pointer: str, split: Split) -> None:
         """Note that a good row, the `example`-th, shows an image."""

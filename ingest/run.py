@@ -1,33 +1,43 @@
 """Validation as a child process: `python -m ingest.run --spec spec.json --staging DIR --events-fd N`."""
 
 import ctypes
+import os
 import resource
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from core.child import Child, run_child
 from core.errors import FailureCode, WorkFailed
 from core.events import Phase, PhaseChanged, Progress
+from core.process import calm_threads
 from ingest.container import Container
 from ingest.gallery import Remote
 from ingest.issues import Issue, Rule, Severity, severity_of
 from ingest.limits import GIB, MIB, Limits, RemoteLimits
 from ingest.options import Options
 from ingest.report import Report
+from ingest.ruler import Ruler
 from ingest.skipped import OnBadRow
 from ingest.validate import validate
+from vlm.image_options import ImageOptions
 
-# What a hostile file can make this process take; the bounds on lines and images stay far below.
+# What a hostile file can make this process take; the bounds on lines and images stay far below. A base model is loaded
+# before the first byte of the file is read, and the file gets as much on top of it: torch alone maps 3.7 GiB (its CUDA
+# build on a machine without a card; 0.8 GiB of it are in memory), and how much more a driver maps, nobody can say.
 ADDRESS_SPACE_BYTES = 4 * GIB
 _PROGRESS_PERIOD_S = 0.5
 _M_MMAP_THRESHOLD = -3  # of `malloc.h`
 
 
 class Spec(BaseModel):
-    """What to validate. Without `remote` nothing is fetched from the network."""
+    """What to validate. Without `remote` nothing is fetched from the network.
+
+    With a `base_model` every row is measured for it, its images cut as `image` says; `models_dir` is where the bases are
+    that Lensmith builds itself.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -38,6 +48,15 @@ class Spec(BaseModel):
     on_bad_row: OnBadRow = OnBadRow.FAIL
     limits: Limits = Limits()
     remote: RemoteLimits | None = None
+    base_model: str | None = None
+    image: ImageOptions = ImageOptions()
+    models_dir: Path | None = None
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.base_model is not None and self.models_dir is None:
+            raise ValueError("a base_model needs a models_dir.")
+        return self
 
 
 class Outcome(BaseModel):
@@ -55,8 +74,10 @@ class Outcome(BaseModel):
 
 def work(child: Child) -> dict[str, Any]:
     """Validate the file that the spec names; faulty data is a `bad_data` failure, with `report.json` written."""
-    _bound_memory()
     spec = Spec.model_validate(child.spec)
+    ruler = _ruler(spec, child)
+    child.check_stop()
+    _bound_memory(beside_bytes=_mapped_bytes() if ruler is not None else 0)
     child.events.emit(PhaseChanged(phase=Phase.PREPARING))
     report = validate(
         spec.source,
@@ -68,6 +89,7 @@ def work(child: Child) -> dict[str, Any]:
             on_bad_row=spec.on_bad_row,
             limits=spec.limits,
             remote=_remote(spec),
+            ruler=ruler,
         ),
         on_progress=_Reporter(child).rows_done,
     )
@@ -89,6 +111,25 @@ def _remote(spec: Spec) -> Remote | None:
     from ingest.remote import RemoteImages  # HTTP and TLS, which most sets do without
 
     return RemoteImages(spec.remote)
+
+
+def _ruler(spec: Spec, child: Child) -> Ruler | None:
+    """Return what measures the rows; raises `WorkFailed` (`base_model`) when the base cannot be had."""
+    if spec.base_model is None:
+        return None
+    assert spec.models_dir is not None
+    child.events.emit(PhaseChanged(phase=Phase.LOADING))
+    calm_threads()
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # nothing is computed here: a job's card is left alone
+    try:
+        from vlm.base_ruler import load_ruler  # transformers and with it torch, for sets that name a base
+    except ModuleNotFoundError as error:
+        raise WorkFailed(
+            FailureCode.BASE_MODEL,
+            f"rows are measured for a base model with {error.name}, which is not installed here",
+            remedy='Install "lensmith[train]" where data sets are validated, or name no base_model.',
+        ) from error
+    return load_ruler(spec.base_model, models_dir=spec.models_dir, image=spec.image)
 
 
 class _Reporter:
@@ -132,14 +173,20 @@ def _refused(report: Report, first: Issue) -> WorkFailed:
     return WorkFailed(FailureCode.BAD_DATA, detail, remedy=remedy, retryable=may_pass)
 
 
-def _bound_memory() -> None:
+def _mapped_bytes() -> int:
+    """Return how much address space this process has taken (Linux)."""
+    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+
+
+def _bound_memory(*, beside_bytes: int) -> None:
     """Bound the address space, and have glibc give large blocks back.
 
     Else every decoding thread keeps what it has freed: with eight of them, 16 images of 25 million pixels took 3.1 GB
     instead of 0.8.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    limit = ADDRESS_SPACE_BYTES if hard == resource.RLIM_INFINITY else min(ADDRESS_SPACE_BYTES, hard)
+    wanted = ADDRESS_SPACE_BYTES + beside_bytes
+    limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):  # glibc

@@ -38,10 +38,28 @@ class Labels(BaseModel):
     num_short_answers: int
 
 
+class TokenStatistics(BaseModel):
+    """How long the good rows are for a base model, with images cut like this. A spread over nothing is `null`.
+
+    `tokens` and `image_tokens` are per example, images in the first included; `learned_ratio` is the share of all
+    tokens that carries loss.
+    """
+
+    base_model: str
+    revision: str
+    context_tokens: int
+    longest_edge: int
+    split: bool
+    tokens: Spread | None
+    image_tokens: Spread | None
+    learned_ratio: float | None
+
+
 class Statistics(BaseModel):
     """What a data set looks like. A spread over nothing is `null`.
 
-    `answer_chars_ratio` is the share of all text that is learned: answers without those of weight 0.
+    `answer_chars_ratio` is the share of all text that is learned: answers without those of weight 0. `tokens` is `null`
+    unless a base model was named.
     """
 
     num_images: int
@@ -53,6 +71,7 @@ class Statistics(BaseModel):
     answer_chars: Spread | None
     answer_chars_ratio: float | None
     labels: Labels
+    tokens: TokenStatistics | None = None
 
 
 class Tally:
@@ -78,9 +97,14 @@ class Tally:
                 self._question_chars.append(len(text))
 
     def statistics(
-        self, *, long_sides_px: Sequence[int], short_sides_px: Sequence[int], images_bytes: int
+        self,
+        *,
+        long_sides_px: Sequence[int],
+        short_sides_px: Sequence[int],
+        images_bytes: int,
+        tokens: TokenStatistics | None = None,
     ) -> Statistics:
-        """Return the figures, with those of the images."""
+        """Return the figures, with those of the images and of the tokens."""
         top = [Label(answer=answer, count=count) for answer, count in self._labels.most_common(_SHOWN_LABELS)]
         return Statistics(
             num_images=len(long_sides_px),
@@ -92,6 +116,7 @@ class Tally:
             answer_chars=spread(self._answer_chars),
             answer_chars_ratio=round(sum(self._answer_chars) / self._all_chars, 4) if self._all_chars else None,
             labels=Labels(top=top, num_distinct=len(self._labels), num_short_answers=self._num_short),
+            tokens=tokens,
         )
 
     def _count_answer(self, answer: str) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from ingest.checks import check_draft
+from ingest.checks import RESERVED, check_draft
 from ingest.columns import Columns
 from ingest.container import Container
 from ingest.drafts import Draft
@@ -22,6 +22,7 @@ from ingest.overview import label_imbalance, look_alike, near_duplicate
 from ingest.pack import PACK_FILE, write_index
 from ingest.pictures import Lookalike, Pictures
 from ingest.report import Report, Rows, counts_of
+from ingest.ruler import Gauge
 from ingest.skipped import OnBadRow, SkipLog
 from ingest.sources import Source, SourceRow, open_source
 from ingest.statistics import Tally
@@ -105,6 +106,7 @@ class _Validation:
         self._pictures = pictures
         self._gallery = gallery
         self._tally = Tally()
+        self._gauge = Gauge(options.ruler) if options.ruler is not None else None
         self._num_read = 0
         self._num_refused = 0
         self._ignored: set[str] = set()
@@ -133,6 +135,7 @@ class _Validation:
             long_sides_px=self._pictures.long_sides_px,
             short_sides_px=self._pictures.short_sides_px,
             images_bytes=self._pictures.stored_bytes,
+            tokens=self._gauge.statistics() if self._gauge else None,
         )
         self._check_count()
         for finding in label_imbalance(statistics.labels):
@@ -189,7 +192,8 @@ class _Validation:
         draft = read_form(row.value, findings, self._columns) if row.value is not None else None
         looks: list[Look] = []
         if draft is not None:
-            findings.extend(check_draft(draft, findings, self.limits))
+            reserved = self._gauge.reserved if self._gauge else RESERVED
+            findings.extend(check_draft(draft, findings, self.limits, reserved=reserved))
             references = draft.references[: self.limits.max_images]
             looks = [self._gallery.look(image, source=source, beside=row.file) for image in references]
         return _Begun(row=row, draft=draft, findings=findings, looks=looks)
@@ -198,6 +202,8 @@ class _Validation:
         row, draft, findings = begun.row, begun.draft, begun.findings
         found = [self._gallery.settle(look, findings) for look in begun.looks]
         images = [sha256 for sha256 in found if sha256 is not None]
+        if draft is not None and self._gauge is not None and not any(finding.is_error for finding in findings):
+            findings.extend(self._gauge.check(draft, [self._pictures.sides_px(sha256) for sha256 in images]))
         if draft is None or any(finding.is_error for finding in findings):
             self._leave_out(row, findings)
         else:

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import torch
 from PIL import Image
 
@@ -28,7 +27,7 @@ from vlm.conversation import Example
 from vlm.cutting import Cutting
 from vlm.labels import IGNORED
 from vlm.loading import LoadedProcessor
-from vlm.measure import Measure
+from vlm.measure import Measure, TemplateRefused
 from vlm.padding import Tiles
 from vlm.ruler import Limits
 
@@ -61,7 +60,7 @@ def preview(base: LoadedProcessor, request: PreviewRequest, folder: Path) -> Pre
     checks.check_text(example, limits.reserved)
     try:
         return _Look(base, ImageFolder(folder), limits).at(example)
-    except jinja2.TemplateError as error:
+    except TemplateRefused as error:
         raise Invalid(f"The base model's chat template does not take this row: {error}.") from error
 
 

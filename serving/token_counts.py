@@ -15,7 +15,7 @@ from training.encoding import Encoder
 from vlm.conversation import Example
 from vlm.image_options import ImageOptions
 from vlm.loading import LoadedProcessor
-from vlm.measure import Measure
+from vlm.measure import Measure, TemplateRefused
 from vlm.ruler import Limits
 
 MAX_ROWS_TOLD = 20
@@ -70,8 +70,11 @@ def count_tokens(
             checks.check_text(example, limits.reserved)
         except WorkFailed:
             unreadable.append(place)
-        else:
+            continue
+        try:
             measured.append((place, encoder.measure(example)))
+        except TemplateRefused:
+            unreadable.append(place)
     return _counts(measured, unreadable, limits)
 
 

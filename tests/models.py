@@ -1,6 +1,8 @@
 """Base models of random weights that only tests need."""
 
 import json
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -32,4 +34,17 @@ def make_smolvlm2(tiny_folder: Path, folder: Path) -> Path:
         image_seq_len=made.image_seq_len,
         chat_template=made.chat_template,
     ).save_pretrained(folder)
+    return folder
+
+
+def make_variant(
+    tiny_folder: Path, folder: Path, *, special: Sequence[str] = (), chat_template: str | None = None
+) -> Path:
+    """Write `tiny` anew, without its weights, with special tokens of its own or another chat template."""
+    processor = AutoProcessor.from_pretrained(tiny_folder)
+    processor.tokenizer.add_tokens(list(special), special_tokens=True)
+    if chat_template is not None:
+        processor.chat_template = chat_template
+    processor.save_pretrained(folder)
+    shutil.copy(tiny_folder / "config.json", folder)
     return folder

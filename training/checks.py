@@ -7,7 +7,7 @@ from typing import Any
 from core.errors import FailureCode, WorkFailed
 from training.encoding import Encoder
 from vlm.conversation import Example, ImagePart
-from vlm.measure import Measure
+from vlm.measure import Measure, TemplateRefused
 from vlm.ruler import Limits
 
 
@@ -70,7 +70,7 @@ def check(
     for example in examples:
         check_stop()
         check_text(example, limits.reserved)
-        measure = encoder.measure(example)
+        measure = _measured(example, encoder)
         check_size(example, measure, limits.context_tokens)
         measures.append(measure)
     return Totals(
@@ -81,6 +81,17 @@ def check(
         num_images=sum(len(example.images) for example in examples),
         image_tokens=sum(m.image_tokens for m in measures),
     )
+
+
+def _measured(example: Example, encoder: Encoder) -> Measure:
+    try:
+        return encoder.measure(example)
+    except TemplateRefused as refused:
+        raise WorkFailed(
+            FailureCode.BAD_DATA,
+            f"The base model's chat template does not take row {example.row}: {refused}.",
+            remedy="Write the turns as this base model wants them, or choose another.",
+        ) from refused
 
 
 def check_text(example: Example, reserved: frozenset[str]) -> None:

@@ -51,12 +51,20 @@ def answer_spans(messages: Sequence[Message], render: Render) -> tuple[str, list
         WorkFailed: The chat template rewrites earlier turns when later ones are added, so spans mean nothing.
     """
     text = render(messages, open_answer=False)
+    return text, spans_in(text, messages, render)
+
+
+def spans_in(text: str, messages: Sequence[Message], render: Render) -> list[Span]:
+    """Return the span of each assistant turn that has weight in the rendered conversation; raises as `answer_spans`.
+
+    Renders the conversation up to each answer, so its time grows with the square of the number of turns.
+    """
     spans = []
     for index, message in enumerate(messages):
         if message.role != "assistant" or message.weight == 0:
             continue
         before = render(messages[:index], open_answer=True)
-        after = render(messages[: index + 1], open_answer=False)
+        after = text if index + 1 == len(messages) else render(messages[: index + 1], open_answer=False)
         if not (after.startswith(before) and text.startswith(after)):
             raise WorkFailed(
                 FailureCode.BASE_MODEL,
@@ -64,7 +72,7 @@ def answer_spans(messages: Sequence[Message], render: Render) -> tuple[str, list
                 remedy="Choose another base model, or give the folder a template that only adds text for each turn.",
             )
         spans.append(Span(len(before), len(after.rstrip())))
-    return text, spans
+    return spans
 
 
 def shifted(spans: Sequence[Span], replacements: Sequence[Replacement]) -> list[Span]:

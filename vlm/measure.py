@@ -1,6 +1,8 @@
-"""The size of a conversation in tokens, as everyone speaks of it. Torch-free; `vlm.ruler` takes it."""
+"""The size of a conversation in tokens, and what of a base limits it. Torch-free; `vlm.ruler` takes the measure."""
 
 from dataclasses import dataclass
+
+from core.errors import LensmithError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,3 +18,30 @@ class Measure:
     tokens: int
     image_tokens: int
     labelled_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaseFacts:
+    """What somebody who measures for a base has to know of it.
+
+    Attributes:
+        id: Its name, as `vlm.loading.resolve` settled it.
+        revision: The Hub's commit, or the digest of its folder.
+        context_tokens: The longest sequence that it takes.
+        reserved: Tokens that no text may hold.
+        longest_token_chars: No token is written with more characters; None where the tokenizer rewrites texts.
+        longest_edge_px: Every image is scaled to it.
+        is_split: Whether images are cut into tiles.
+    """
+
+    id: str
+    revision: str
+    context_tokens: int
+    reserved: frozenset[str]
+    longest_token_chars: int | None
+    longest_edge_px: int
+    is_split: bool
+
+
+class TemplateRefused(LensmithError):
+    """The base model's chat template does not take a conversation; its own words say why."""

@@ -53,7 +53,9 @@ class TokensAnswer(BaseModel):
     too_long_rows: list[RowPlace]
     num_nothing_learned: int = Field(description="examples without any token that carries loss")
     nothing_learned_rows: list[RowPlace]
-    num_unreadable: int = Field(description="examples with tokens of this base model's own in their text; not measured")
+    num_unreadable: int = Field(
+        description="examples with tokens of this base model's own in their text, or that its chat template does not take; not measured"
+    )
     unreadable_rows: list[RowPlace]
 
 

@@ -12,6 +12,7 @@ from ingest.container import Container, sniff
 from ingest.limits import Limits
 from ingest.options import Options
 from ingest.report import Report
+from ingest.ruler import Ruler
 from ingest.skipped import OnBadRow
 from ingest.validate import validate
 
@@ -70,6 +71,7 @@ def check(tmp_path: Path) -> Callable[..., Report]:
         seed: int = 0,
         container: Container | None = None,
         on_bad_row: OnBadRow = OnBadRow.FAIL,
+        ruler: Ruler | None = None,
         **limits: Any,
     ) -> Report:
         path, folder = tmp_path / f"{out}.upload", tmp_path / out
@@ -78,6 +80,7 @@ def check(tmp_path: Path) -> Callable[..., Report]:
         bounds = Limits(**limits)
         with path.open("rb") as stream:
             kind = container or sniff(stream, "upload.jsonl", limits=bounds)
-        return validate(path, kind, folder, Options(seed=seed, limits=bounds, on_bad_row=on_bad_row))
+        options = Options(seed=seed, limits=bounds, on_bad_row=on_bad_row, ruler=ruler)
+        return validate(path, kind, folder, options)
 
     return run

@@ -7,6 +7,7 @@ import resource
 import subprocess
 import sys
 import tarfile
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -137,6 +138,41 @@ def test_the_child_bounds_its_own_memory(make, run):
 
     status, _, _ = run(make.good_zip(20, rows=make.rows(20) * 200), on_event=look)
     assert (status, limits) == (0, [ADDRESS_SPACE_BYTES])
+
+
+def test_rows_are_measured_for_the_base_that_the_spec_names(make, run, tmp_path):
+    rows = [{"image": "images/0.png", "question": "x" * 1100, "answer": "y"}]
+    base = {"base_model": "tiny", "models_dir": str(tmp_path / "models"), "image": {"split": False}}
+    status, events, _ = run(make.good_zip(20, rows=rows), on_bad_row="skip", **base)
+    assert (status, events[-1].data["num_skipped"]) == (0, 1)
+    assert [event.phase for event in events if isinstance(event, PhaseChanged)] == ["loading", "preparing"]
+    report = Report.model_validate_json((tmp_path / "staging/report.json").read_bytes())
+    assert [(group.rules, group.rows) for group in report.skipped] == [(["example_too_long"], [21])]
+    assert report.statistics.tokens.base_model == "tiny"
+
+
+def test_a_base_that_cannot_be_had_is_a_failure_of_the_base_and_not_of_the_data(make, run, tmp_path):
+    base = {"base_model": str(tmp_path / "nowhere"), "models_dir": str(tmp_path / "models")}
+    status, events, _ = run(make.good_zip(20), **base)
+    assert (status, events[-1].code) == (1, FailureCode.BASE_MODEL)
+    assert "there is no base model" in events[-1].detail
+    assert not (tmp_path / "staging/report.json").exists()
+
+
+def test_beside_a_base_the_upload_may_take_as_much_as_without_one(make, run, tmp_path):
+    """torch maps 3.7 GiB: within the usual bound nothing would be left for the rows; without any, a bomb had the machine."""
+    seen = []
+
+    def look(child, event):
+        if isinstance(event, Progress) and not seen:
+            mapped = int(Path(f"/proc/{child.pid}/statm").read_text().split()[0]) * resource.getpagesize()
+            seen.extend([resource.prlimit(child.pid, resource.RLIMIT_AS)[0], mapped])
+
+    base = {"base_model": "tiny", "models_dir": str(tmp_path / "models")}
+    status, _, _ = run(make.good_zip(20, rows=make.rows(20) * 50), on_event=look, **base)
+    limit, mapped = seen
+    assert status == 0
+    assert 2**30 < limit - ADDRESS_SPACE_BYTES <= mapped
 
 
 def test_a_url_is_only_looked_at_when_the_spec_says_so(make, run, tmp_path):
