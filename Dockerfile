@@ -1,6 +1,7 @@
 # Two images from one file.
-#   api    small, no torch: the API, the cpu worker, beat, migrations
-#   cuda   everything: the gpu worker and serving (torch's wheels bring CUDA's libraries; the host brings the driver)
+#   api    small, no torch: the API, beat, migrations
+#   cuda   everything: both workers (that without a card measures data sets for a base model) and serving (torch's wheels
+#          bring CUDA's libraries; the host brings the driver)
 FROM python:3.11-slim AS base
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_NO_CACHE_DIR=1 \

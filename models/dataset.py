@@ -27,6 +27,10 @@ class Dataset(SQLModel, table=True):
     upload_bytes: int | None = Field(default=None, sa_type=sa.BigInteger)
     columns: dict[str, str] | None = Field(default=None, sa_type=sa.JSON, description="fields to the upload's names")
     on_bad_row: str = Field(default="fail", max_length=16)
+    base_model: str | None = Field(default=None, max_length=500, description="the rows are measured for it")
+    image: dict[str, Any] | None = Field(
+        default=None, sa_type=sa.JSON, description="how images are cut for it; without a base null"
+    )
     digest: str | None = Field(default=None, max_length=64)
     num_examples: int | None = None
     num_issues: int | None = None

@@ -49,6 +49,9 @@ class Validation:
             "columns": dataset.columns or {},
             "remote": remote,
             "on_bad_row": dataset.on_bad_row,
+            "base_model": dataset.base_model,
+            "image": dataset.image or {},
+            "models_dir": str(self._rooms.layout.models),
         }
 
     def publish(self, claim: Claim, staging: Path, result: dict[str, Any]) -> Apply:

@@ -9,6 +9,8 @@ from fastapi import Depends, File, Form, Request, Response, UploadFile
 from sqlalchemy.exc import DataError, IntegrityError
 from sqlmodel import Session
 
+from api.base_models.names import BaseName
+from api.datasets.measuring import MEASURED, Measuring, measuring
 from api.datasets.schemas import read_dataset
 from api.datasets.sources import SourceDep, SourceRequest, UploadedRequest, dataset_of
 from api.datasets.uploaded import Whole, find_whole, join, take
@@ -28,6 +30,7 @@ from models import upload as uploads
 from models.dataset import Dataset, upload_key
 from models.states import Kind
 from models.work import Work
+from vlm.image_options import ImageOptions
 
 COLUMNS = (
     'which column of the upload stands for which field, as a JSON object: {"image": "img_path", "question": "prompt", '
@@ -42,16 +45,31 @@ class Wishes:
     name: str | None
     columns: dict[str, str] | None
     on_bad_row: OnBadRow
+    measuring: Measuring
+
+
+def _image_options(
+    longest_edge: Annotated[int | None, Form(ge=32, le=4096, description="image.longest_edge of a job")] = None,
+    split: Annotated[bool | None, Form(description="image.split of a job")] = None,
+) -> ImageOptions:
+    return ImageOptions(longest_edge=longest_edge, split=split)
 
 
 def _wishes(
+    image: Annotated[ImageOptions, Depends(_image_options)],
     name: Annotated[Name | None, Form()] = None,
     columns: Annotated[str | None, Form(description=COLUMNS)] = None,
     on_bad_row: Annotated[
         OnBadRow, Form(description="`skip` leaves rows with errors out; the report lists every one")
     ] = OnBadRow.FAIL,
+    base_model: Annotated[BaseName | None, Form(description=MEASURED)] = None,
 ) -> Wishes:
-    return Wishes(name=name, columns=parse_columns(columns) if columns else None, on_bad_row=on_bad_row)
+    return Wishes(
+        name=name,
+        columns=parse_columns(columns) if columns else None,
+        on_bad_row=on_bad_row,
+        measuring=measuring(base_model, image, pointer="#/split" if image.longest_edge is None else "#/longest_edge"),
+    )
 
 
 def create_dataset(
@@ -84,7 +102,8 @@ def create_dataset(
     dataset_id = new_id(Prefix.DATASET)
     stored = services.storage.put_stream(upload_key(project, dataset_id), file.file)
     dataset = _dataset(wishes, stored, dataset_id=dataset_id, project=project, filename=filename, container=container)
-    content = fingerprint(stored.sha256, dataset.name, dataset.columns, dataset.on_bad_row)
+    wanted = dataset.name, dataset.columns, dataset.on_bad_row, dataset.base_model, dataset.image
+    content = fingerprint(stored.sha256, *wanted)
     answer = _enter(
         dataset, request, services, key=key, content=content, make=lambda session: _create(session, dataset)
     )
@@ -117,7 +136,12 @@ def _join_parts(
     asked: UploadedRequest, request: Request, services: Services, *, project: str, key: str | None, content: str
 ) -> Answer:
     columns = None if asked.columns is None else check_columns(asked.columns)
-    wishes = Wishes(name=asked.name, columns=columns, on_bad_row=asked.on_bad_row)
+    wishes = Wishes(
+        name=asked.name,
+        columns=columns,
+        on_bad_row=asked.on_bad_row,
+        measuring=measuring(asked.base_model, asked.image, pointer="#/image"),
+    )
     whole = find_whole(services, asked.upload, project=project)
     dataset_id, filename = new_id(Prefix.DATASET), whole.upload.filename
     stored, container = join(services.storage, whole, upload_key(project, dataset_id))
@@ -159,6 +183,8 @@ def _dataset(
         upload_sha256=stored.sha256,
         upload_bytes=stored.size_bytes,
         columns=wishes.columns,
+        base_model=wishes.measuring.base_model,
+        image=wishes.measuring.image,
     )
 
 

@@ -10,6 +10,7 @@ from ingest.skipped import OnBadRow
 from models.dataset import Dataset
 from models.states import DatasetState, dataset_state
 from models.work import Work
+from vlm.image_options import ImageOptions
 
 
 class DatasetFailure(BaseModel):
@@ -45,6 +46,8 @@ class DatasetRead(BaseModel):
     sha256: str | None = Field(description="of the file as it was uploaded or fetched")
     columns: dict[str, str] | None = Field(description="fields to the names that the upload gives them")
     on_bad_row: OnBadRow
+    base_model: str | None = Field(description="for which the rows are measured")
+    image: ImageOptions | None = Field(description="how images are cut for that; without a base model null")
     digest: str | None = Field(description="of the content, independent of how it was packed")
     num_examples: int | None
     num_images: int | None = Field(description="distinct images")
@@ -78,6 +81,8 @@ _SAME_NAMES = {
     "container",
     "columns",
     "on_bad_row",
+    "base_model",
+    "image",
     "digest",
     "num_examples",
     "num_images",

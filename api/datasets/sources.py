@@ -5,6 +5,8 @@ from typing import Annotated, Any
 from fastapi import Depends, Request
 from pydantic import BaseModel, ConfigDict, Field
 
+from api.base_models.names import BaseName
+from api.datasets.measuring import MEASURED, measuring
 from api.documents import REFERENCE
 from api.text import NAME_CHARS, Link, Name, Plain, is_control
 from core.errors import Invalid, TooLarge
@@ -15,6 +17,7 @@ from ingest.issues import FetchFailed
 from ingest.origins import name_of, parse_origin
 from ingest.skipped import OnBadRow
 from models.dataset import Dataset
+from vlm.image_options import ImageOptions
 
 _MAX_BYTES = 64 * 1024  # the route's own limit is that of an upload
 
@@ -25,6 +28,8 @@ class _Described(BaseModel):
     name: Name | None = None
     columns: dict[str, str] | None = Field(None, description="fields to the names that the file gives them")
     on_bad_row: OnBadRow = Field(OnBadRow.FAIL, description="`skip` leaves rows with errors out")
+    base_model: BaseName | None = Field(None, description=MEASURED)
+    image: ImageOptions = ImageOptions()
 
 
 class SourceRequest(_Described):
@@ -87,6 +92,7 @@ def dataset_of(asked: SourceRequest, settings: Settings, *, dataset_id: str, pro
         raise Invalid.field("#/source", f"{failed.finding.message} {failed.finding.fix}") from failed
     filename = "".join(c for c in name_of(asked.source) if not is_control(c))[:255] or "dataset"
     name = asked.name or filename.rpartition(".")[0][:NAME_CHARS] or filename[:NAME_CHARS]
+    wanted = measuring(asked.base_model, asked.image, pointer="#/image")
     columns = None if asked.columns is None else check_columns(asked.columns)
     return Dataset(
         id=dataset_id,
@@ -96,4 +102,6 @@ def dataset_of(asked: SourceRequest, settings: Settings, *, dataset_id: str, pro
         source=asked.source,
         columns=columns,
         on_bad_row=asked.on_bad_row.value,
+        base_model=wanted.base_model,
+        image=wanted.image,
     )

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from fastapi.sse import EventSourceResponse
 
+from api.base_models.names import check_base_model
 from api.documents import problems
 from api.idempotency import Answer, KeyHeader, fingerprint, once
 from api.jobs import logs, service
@@ -29,7 +30,7 @@ def create_job(
 ) -> Response:
     """Accept a fine-tuning job. It is stored before this answers; a worker claims it, with or without the broker."""
     _refuse_questions(request)
-    service.check_base_model(body.base_model)
+    check_base_model(body.base_model)
     answer: Answer = once(
         services,
         request,

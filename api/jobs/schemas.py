@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from api.base_models.names import BASE_NAMES, BaseName
 from api.text import Name, Plain
 from core.clock import utc_now
 from core.errors import FailureCode
@@ -40,9 +41,7 @@ class JobCreate(BaseModel):
         },
     )
 
-    base_model: Plain = Field(
-        min_length=1, max_length=500, description="an id of GET /base-models, a Hub id or a local folder"
-    )
+    base_model: BaseName = Field(description=BASE_NAMES)
     dataset: Plain = Field(max_length=64, description="a data set that is ready")
     name: Name | None = None
     seed: int = Field(0, ge=0, le=2**31 - 1)

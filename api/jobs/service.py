@@ -19,18 +19,6 @@ from models.dataset import Dataset
 from models.job import Job
 from models.states import Kind
 from models.work import Work
-from vlm import catalog
-
-
-def check_base_model(name: str) -> None:
-    """Refuse a base model that cannot be one, before anything is written."""
-    if catalog.is_known(name):
-        return
-    known = ", ".join(entry.id for entry in catalog.CATALOG)
-    raise Invalid.field(
-        "#/base_model",
-        f"{name!r} is no base model. Take one of {known}; or a Hub id (owner/name); or an existing local folder.",
-    )
 
 
 def create(session: Session, body: JobCreate, *, project: str) -> Answer:

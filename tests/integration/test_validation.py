@@ -10,7 +10,7 @@ from tests.integration.conftest import attempt_of, validation_of
 from worker.kinds import Rooms
 
 
-def test_the_child_is_told_the_container_and_the_mapping_of_columns(api_database, settings, tmp_path):
+def test_the_child_is_told_the_container_the_mapping_of_columns_and_the_base(api_database, settings, tmp_path):
     dataset_id = new_id(Prefix.DATASET)
     dataset = Dataset(
         id=dataset_id,
@@ -20,6 +20,8 @@ def test_the_child_is_told_the_container_and_the_mapping_of_columns(api_database
         upload_sha256="0" * 64,
         upload_bytes=1,
         columns={"image": "img_path"},
+        base_model="tiny",
+        image={"longest_edge": 64, "split": None},
     )
     storage = Storage.from_url((tmp_path / "storage").as_uri())
     storage.put_bytes(dataset.upload_key, b"x")
@@ -31,4 +33,6 @@ def test_the_child_is_told_the_container_and_the_mapping_of_columns(api_database
     attempt = attempt_of(claim, api_database, settings)
     spec = validation_of(Rooms(api_database, storage, settings.layout), settings).prepare(attempt, tmp_path)
     assert (spec["container"], spec["columns"]) == ("tar", {"image": "img_path"})
+    assert (spec["base_model"], spec["image"]) == ("tiny", {"longest_edge": 64, "split": None})
+    assert spec["models_dir"] == str(settings.layout.models)
     assert (tmp_path / "upload").read_bytes() == b"x"

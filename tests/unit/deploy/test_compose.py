@@ -145,9 +145,15 @@ def test_serving_sees_no_database_no_broker_and_no_key():
     assert names["LENSMITH_STORAGE_URL"] == OURS["worker"]["environment"]["LENSMITH_STORAGE_URL"]
 
 
-def test_the_gpu_is_reserved_where_torch_runs_and_nowhere_else():
+def test_the_gpu_is_reserved_where_models_run_and_nowhere_else():
+    """The worker without a card has torch as well: it measures data sets with the tokenizer of a base."""
     for name, service in OURS.items():
-        assert ("deploy" in service) == (service["build"]["target"] == "cuda"), name
+        assert ("deploy" in service) == (name in {"worker", "serving"}), name
+    assert {name for name, service in OURS.items() if service["build"]["target"] == "cuda"} == {
+        "worker",
+        "worker-cpu",
+        "serving",
+    }
     devices = OURS["worker"]["deploy"]["resources"]["reservations"]["devices"]
     assert devices == [{"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}]
 

@@ -197,13 +197,6 @@ def test_skipped_rows_are_listed_and_counted_in_no_figure(make, check, ruler):
     assert (report.digest, report.statistics.tokens) == (good.digest, good.statistics.tokens)
 
 
-def test_a_conversation_of_very_many_turns_is_not_taken_apart_before_it_is_refused(make, check, ruler):
-    """What is learned takes the square of the turns: ten minutes for this row, in which nobody looks whether to stop."""
-    turns = [("user", "a"), ("assistant", "b")] * 5000
-    report = check(make.good_zip(20, rows=[talk(*turns)]), ruler=ruler())
-    assert [pointer for _, _, pointer in found(report, Rule.EXAMPLE_TOO_LONG)] == ["#/messages/0/content/0/text"]
-
-
 def test_a_row_with_another_error_is_not_measured(make, check, ruler):
     recorder = Recorder(ruler())
     report = check(make.good_zip(20, rows=[qa(image="gone.png"), qa(answer=" ")]), ruler=recorder)
