@@ -3,13 +3,14 @@
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
-from core.errors import Invalid
+from core.errors import Invalid, WorkFailed
+from core.settings import Settings
 from ingest.columns import parse_columns
 from ingest.container import Container, sniff
 from ingest.issues import Issue, Rule, Severity, shown
@@ -17,6 +18,7 @@ from ingest.skipped import OnBadRow
 
 if TYPE_CHECKING:
     from ingest.report import Report  # pyarrow, which no other command needs
+    from ingest.statistics import Spread, TokenStatistics
 
 REFUSED = 3
 _SHOWN_ROWS = 5
@@ -27,18 +29,32 @@ _ORDER = list(_STYLES)
 def check_command(
     path: Annotated[Path, typer.Argument(exists=True, help="a zip, tar, tar.gz, JSONL or Parquet file, or a folder")],
     columns: Annotated[str | None, typer.Option(help='your names, {"image": "img_path", "answer": "label"}')] = None,
+    base_model: Annotated[str | None, typer.Option(help="also measure the rows for it, as `upload` does")] = None,
+    longest_edge: Annotated[int | None, typer.Option(min=32, max=4096, help="image.longest_edge of the job")] = None,
     *,
+    split: Annotated[bool | None, typer.Option("--split/--no-split", help="image.split of the job")] = None,
     skip_bad_rows: Annotated[bool, typer.Option("--skip-bad-rows", help="as `upload` does with it")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print the report as JSON")] = False,
 ) -> None:
     """Check a data set as the server would, without one; exit status 3 when it is refused.
 
-    In a folder, names that begin with a dot are passed over. Nothing is fetched from the network.
+    In a folder, names that begin with a dot are passed over. Nothing is fetched from the network but the settings of a
+    base model that is not here yet.
     """
+    image = {name: value for name, value in (("longest_edge", longest_edge), ("split", split)) if value is not None}
+    if image and base_model is None:
+        raise typer.BadParameter("image options are for a base model, and none is named", param_hint="--base-model")
     complaints = Console(stderr=True, highlight=False, soft_wrap=True)
-    mapping = _mapping(columns)
+    reading = {"columns": _mapping(columns) or {}, "on_bad_row": OnBadRow.SKIP if skip_bad_rows else OnBadRow.FAIL}
     try:
-        report = _check(path, mapping, complaints, skip_bad_rows=skip_bad_rows)
+        if base_model is None:
+            report = _check(path, reading, complaints)
+        else:
+            report = _measure(path, reading | {"base_model": base_model, "image": image}, complaints)
+    except WorkFailed as failure:
+        said = f"{failure.detail.rstrip('.')}. {failure.remedy}"
+        complaints.print(Text.assemble(("✗", "red"), " ", _visible(said[:1].upper() + said[1:])))
+        raise typer.Exit(1) from failure
     except Invalid as refusal:
         complaints.print(Text.assemble(("✗", "red"), " ", refusal.detail))
         raise typer.Exit(REFUSED) from refusal
@@ -54,11 +70,13 @@ def check_command(
 
 
 def describe(report: "Report") -> Iterator[Text]:
-    """Yield the lines of a report for a person: the outcome, then each rule with its count, first rows and remedy."""
+    """Yield the lines of a report for a person: the outcome, each rule with its count, first rows and remedy, the tokens."""
     yield _outcome(report)
     rules = sorted(report.counts.by_rule, key=lambda rule: _ORDER.index(_of(report, rule)[0].severity))
     for rule in rules:
         yield from _described(rule, report.counts.by_rule[rule], _of(report, rule))
+    if report.statistics.tokens is not None:
+        yield from _measured(report.statistics.tokens)
 
 
 def _mapping(columns: str | None) -> dict[str, str] | None:
@@ -68,19 +86,38 @@ def _mapping(columns: str | None) -> dict[str, str] | None:
         raise typer.BadParameter(error.detail, param_hint="--columns") from error
 
 
-def _check(path: Path, columns: dict[str, str] | None, complaints: Console, *, skip_bad_rows: bool) -> "Report":
+def _check(path: Path, reading: dict[str, Any], complaints: Console) -> "Report":
     from ingest.options import Options
     from ingest.validate import validate  # Pillow and pyarrow as well
 
     container = _container(path)
-    on_bad_row = OnBadRow.SKIP if skip_bad_rows else OnBadRow.FAIL
-    options = Options(columns=columns or {}, on_bad_row=on_bad_row)
     with tempfile.TemporaryDirectory(prefix="lensmith-check-") as folder, complaints.status("checking") as status:
 
         def show(done: int, total: int | None) -> None:
-            status.update(f"checking: {done:,} of {total or done:,} rows")
+            status.update(_progress(done, total))
 
-        return validate(path, container, Path(folder), options, on_progress=show)
+        return validate(path, container, Path(folder), Options(**reading), on_progress=show)
+
+
+def _measure(path: Path, reading: dict[str, Any], complaints: Console) -> "Report":
+    """Check in a process of its own, because that one loads the base's tokenizer and with it torch."""
+    from core.events import ChildEvent, Progress
+    from ops.apart import validate_apart
+
+    models_dir = Settings().layout.models
+    spec = reading | {"source": str(path.absolute()), "container": _container(path), "models_dir": str(models_dir)}
+    loading = f"loading {reading['base_model']}"
+    with tempfile.TemporaryDirectory(prefix="lensmith-check-") as folder, complaints.status(Text(loading)) as status:
+
+        def show(event: ChildEvent) -> None:
+            if isinstance(event, Progress):
+                status.update(_progress(event.step, event.total_steps))
+
+        return validate_apart(spec, Path(folder), on_event=show)
+
+
+def _progress(done: int, total: int | None) -> str:
+    return f"checking: {done:,} of {total or done:,} rows"
 
 
 def _container(path: Path) -> Container:
@@ -114,6 +151,22 @@ def _described(rule: Rule, count: int, issues: list[Issue]) -> Iterator[Text]:
     at = f" [{first.pointer}]" if first.pointer != "#" else ""
     yield Text(f"  {_visible(first.message + at)}")
     yield Text(f"  → {_visible(first.fix)}")
+
+
+def _measured(tokens: "TokenStatistics") -> Iterator[Text]:
+    """Yield how long the good rows are for a base model."""
+    cut = f"images {'cut into tiles' if tokens.split else 'whole'} at {tokens.longest_edge:,} px"
+    yield Text.assemble(("tokens", "bold"), _visible(f" of the good rows for {tokens.base_model}, {cut}"))
+    if tokens.tokens is None or tokens.image_tokens is None:
+        yield Text("  there is none")
+        return
+    yield Text(f"  per row    {_spread(tokens.tokens)}, of {tokens.context_tokens:,} that fit")
+    yield Text(f"  of images  {_spread(tokens.image_tokens)}")
+    yield Text(f"  learned    {tokens.learned_ratio or 0:.1%} of all tokens")
+
+
+def _spread(spread: "Spread") -> str:
+    return f"median {spread.p50:,}, 95 % up to {spread.p95:,}, longest {spread.max:,}"
 
 
 def _places(issues: list[Issue], count: int) -> str:

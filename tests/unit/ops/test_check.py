@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,11 +10,18 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from core.errors import WorkFailed
+from core.events import Hello
 from ingest.container import Container
+from ingest.options import Options
 from ingest.report import Report
+from ingest.skipped import OnBadRow
 from ingest.validate import validate
+from ops.apart import validate_apart
 from ops.cli import app
 from tests.unit.ingest.conftest import Make
+from vlm.base_ruler import load_ruler
+from vlm.image_options import ImageOptions
 
 TRAP = "img[copy].png [/x] [red]\x1b[31m"
 
@@ -121,11 +129,68 @@ def test_nothing_is_left_behind_and_a_full_disk_is_a_sentence(run, folder, tmp_p
     assert "TMPDIR" in complaint
 
 
-def test_a_check_imports_no_torch_and_the_other_commands_no_pillow(folder):
+@pytest.fixture
+def data_dir(tmp_path, monkeypatch):
+    """The service's data directory, where `tiny` is built."""
+    monkeypatch.setenv("LENSMITH_DATA_DIR", str(tmp_path / "service"))
+    return tmp_path / "service"
+
+
+def test_rows_are_measured_for_a_base_and_the_figures_told(run, folder, data_dir):
+    status, printed, _ = run(folder, "--base-model", "tiny")
+    assert status == 0
+    assert printed.splitlines()[1:] == [
+        "tokens of the good rows for tiny, images whole at 32 px",
+        "  per row    median 35, 95 % up to 36, longest 36, of 1,024 that fit",
+        "  of images  median 7, 95 % up to 7, longest 7",
+        "  learned    9.9% of all tokens",
+    ]
+    assert list(data_dir.glob("cache/models/tiny-*"))
+
+
+def test_a_row_that_a_job_would_refuse_is_told_in_the_words_of_the_report(run, folder, data_dir, tmp_path):
+    add_rows(folder, {"image": "images/0.png", "question": "x" * 1024, "answer": "y"})
+    asked = ("--base-model", "tiny", "--split", "--longest-edge", 96)
+    status, printed, _ = run(folder, *asked)
+    assert status == 3
+    assert 'error example_too_long (1) row 21 of "train.jsonl"' in printed
+    assert "tokens, 65 of them for its images" in printed
+    status, printed, _ = run(folder, *asked, "--skip-bad-rows", "--json")
+    assert status == 0
+    ruler = load_ruler("tiny", models_dir=data_dir / "cache/models", image=ImageOptions(longest_edge=96, split=True))
+    (tmp_path / "out").mkdir()
+    options = Options(ruler=ruler, on_bad_row=OnBadRow.SKIP)
+    assert Report.model_validate_json(printed) == validate(folder, Container.FOLDER, tmp_path / "out", options)
+
+
+def test_a_base_that_cannot_be_had_ends_with_one_and_says_what_to_do(run, folder, data_dir):
+    status, printed, complaint = run(folder, "--base-model", "no-such-base")
+    assert (status, printed) == (1, "")
+    assert complaint.startswith("✗ There is no base model 'no-such-base'. Choose one of")
+
+
+def test_a_child_that_is_killed_is_a_failure_and_no_report(folder, tmp_path):
+    (tmp_path / "apart").mkdir()
+    spec = {"source": str(folder), "container": "folder"}
+
+    def kill(event):
+        if isinstance(event, Hello):
+            os.kill(event.pid, signal.SIGKILL)
+
+    with pytest.raises(WorkFailed, match="process ended with status -9"):
+        validate_apart(spec, tmp_path / "apart", on_event=kill)
+
+
+def test_image_options_without_a_base_are_a_wrong_use(run, folder):
+    assert run(folder, "--no-split")[0] == 2
+
+
+@pytest.mark.parametrize("options", [(), ("--base-model", "tiny")])
+def test_a_check_imports_no_torch_and_the_other_commands_no_pillow(folder, data_dir, options):
     code = (
         "import sys, ops.cli; light = [m for m in ('PIL', 'pyarrow') if m in sys.modules];"
         "from typer.testing import CliRunner;"
-        f"done = CliRunner().invoke(ops.cli.app, ['datasets', 'check', {str(folder)!r}]);"
+        f"done = CliRunner().invoke(ops.cli.app, ['datasets', 'check', {str(folder)!r}, *{options!r}]);"
         "print(light, done.exit_code, [m for m in ('torch', 'transformers') if m in sys.modules])"
     )
     environment = os.environ | {"PYTHONPATH": str(Path.cwd())}
