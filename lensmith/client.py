@@ -109,6 +109,8 @@ class Datasets:
         name: str | None = None,
         columns: Mapping[str, str] | None = None,
         on_bad_row: str | None = None,
+        base_model: str | None = None,
+        image: Mapping[str, Any] | None = None,
         resume: str | None = None,
         on_progress: Progress | None = None,
     ) -> Dataset:
@@ -121,6 +123,8 @@ class Datasets:
             name: what to call it; else the name of the file.
             columns: which column stands for which field, such as `{"image": "img_path", "caption": "label"}`.
             on_bad_row: `fail` (the default) refuses a set with a bad row, `skip` leaves such rows out.
+            base_model: the rows are measured for it; one that a job would refuse is a bad row.
+            image: as in a job: how images are cut for that, `{"longest_edge": 512, "split": False}`.
             resume: the id of an upload in parts of this file that was interrupted; what is there is not sent again.
             on_progress: called after every part with the upload's id, the bytes that are there, and those of the file.
 
@@ -131,12 +135,17 @@ class Datasets:
         is_folder = path.is_dir()
         content: AbstractContextManager[IO[bytes]] = zipped(path) if is_folder else path.open("rb")
         filename = f"{path.resolve().name}.zip" if is_folder else path.name
-        asked = _given(name=name, columns=columns and dict(columns), on_bad_row=on_bad_row)
+        asked = _given(
+            name=name,
+            columns=columns and dict(columns),
+            on_bad_row=on_bad_row,
+            base_model=base_model,
+            image=image and dict(image),
+        )
         with content as stream:
             size_bytes = os.fstat(stream.fileno()).st_size
             if resume is None and size_bytes <= PARTS_FROM_BYTES:
-                fields = asked | ({"columns": json.dumps(asked["columns"])} if columns else {})
-                made = self._transport.post("/datasets", data=fields, files={"file": (filename, stream)})
+                made = self._transport.post("/datasets", data=_as_form(asked), files={"file": (filename, stream)})
                 return Dataset.model_validate(made)
             upload = self._uploads.get(resume) if resume else self._uploads.begin(filename, size_bytes)
             if upload.dataset is not None:
@@ -152,9 +161,18 @@ class Datasets:
         name: str | None = None,
         columns: Mapping[str, str] | None = None,
         on_bad_row: str | None = None,
+        base_model: str | None = None,
+        image: Mapping[str, Any] | None = None,
     ) -> Dataset:
         """Have a worker fetch and validate what lies at `https://...`, `s3://bucket/key` or `hf://org/name`, if it may."""
-        body = _given(source=source, name=name, columns=columns and dict(columns), on_bad_row=on_bad_row)
+        body = _given(
+            source=source,
+            name=name,
+            columns=columns and dict(columns),
+            on_bad_row=on_bad_row,
+            base_model=base_model,
+            image=image and dict(image),
+        )
         return Dataset.model_validate(self._transport.post("/datasets", json=body))
 
     def get(self, dataset_id: str) -> Dataset:
@@ -290,6 +308,13 @@ class Adapters:
 
 def _given(**asked: Any) -> dict[str, Any]:
     return {name: value for name, value in asked.items() if value}
+
+
+def _as_form(asked: dict[str, Any]) -> dict[str, str]:
+    """Return the fields of a form: the columns as JSON, and the image options each by itself."""
+    fields = {name: json.dumps(value) if name == "columns" else value for name, value in asked.items()}
+    image = fields.pop("image", {})
+    return fields | {name: json.dumps(value) for name, value in image.items() if value is not None}
 
 
 def _download(transport: Transport, path: str, target: Path) -> Path:

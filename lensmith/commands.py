@@ -21,6 +21,17 @@ from lensmith.client import Client
 from lensmith.errors import ApiError, NotUploadable, Unreachable
 from lensmith.preview import show_preview
 from lensmith.progress import uploading, watch
+from lensmith.reading import (
+    Columns,
+    DatasetName,
+    LongestEdge,
+    MeasuredFor,
+    SkipBadRows,
+    Split,
+    json_object,
+    measuring,
+    reading,
+)
 from lensmith.resources import Dataset
 
 DATA_REFUSED = 3
@@ -38,9 +49,6 @@ adapters = typer.Typer(no_args_is_help=True, help="Adapters: list, download.")
 
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 BaseModelName = Annotated[str, typer.Option(help="an id of the catalogue, a Hub id or a local folder")]
-DatasetName = Annotated[str | None, typer.Option(help="what to call it")]
-Columns = Annotated[str | None, typer.Option(help='your names, {"image": "img_path", "answer": "label"}')]
-SkipBadRows = Annotated[bool, typer.Option("--skip-bad-rows", help="leave them out; the report lists them")]
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -77,18 +85,21 @@ def upload_dataset(
     file: Annotated[Path, typer.Argument(exists=True, help="zip, tar, tar.gz, JSONL, Parquet, or a folder")],
     name: DatasetName = None,
     columns: Columns = None,
+    base_model: MeasuredFor = None,
+    longest_edge: LongestEdge = None,
     resume: Annotated[str | None, typer.Option(help="the id of an upload in parts that broke")] = None,
     *,
+    split: Split = None,
     skip_bad_rows: SkipBadRows = False,
 ) -> None:
     """Upload a data set and wait for its validation; exit status 3 when it is refused.
 
     A folder is zipped on the way, without names that begin with a dot. What is large goes in parts.
     """
-    reading = _reading(name, columns, skip_bad_rows=skip_bad_rows)
+    asked = reading(name, columns, skip_bad_rows=skip_bad_rows) | measuring(base_model, longest_edge, split=split)
     with Client() as client:
         with uploading(err) as show:
-            uploaded = client.datasets.upload(file, resume=resume, on_progress=show, **reading)
+            uploaded = client.datasets.upload(file, resume=resume, on_progress=show, **asked)
         with err.status("validating"):
             dataset = client.datasets.wait(uploaded.id)
     _judge(dataset)
@@ -102,21 +113,18 @@ def create_dataset(
     ],
     name: DatasetName = None,
     columns: Columns = None,
+    base_model: MeasuredFor = None,
+    longest_edge: LongestEdge = None,
     *,
+    split: Split = None,
     skip_bad_rows: SkipBadRows = False,
 ) -> None:
     """Have the server fetch a data set, and wait for its validation; exit status 3 when it is refused."""
-    reading = _reading(name, columns, skip_bad_rows=skip_bad_rows)
+    asked = reading(name, columns, skip_bad_rows=skip_bad_rows) | measuring(base_model, longest_edge, split=split)
     with Client() as client, err.status("fetching and validating"):
-        made = client.datasets.create(source, **reading)
+        made = client.datasets.create(source, **asked)
         dataset = client.datasets.wait(made.id)
     _judge(dataset)
-
-
-def _reading(name: str | None, columns: str | None, *, skip_bad_rows: bool) -> dict[str, Any]:
-    """Return how a data set is to be called and read, as the SDK takes it."""
-    mapping = _object(columns, "--columns") if columns is not None else None
-    return {"name": name, "columns": mapping, "on_bad_row": "skip" if skip_bad_rows else None}
 
 
 def _judge(dataset: Dataset) -> None:
@@ -202,9 +210,9 @@ def preview_dataset(
     base_model: BaseModelName,
     row: Annotated[int, typer.Option(help="its number in the report")],
     file: Annotated[str | None, typer.Option(help="which of several files that have this row")] = None,
-    longest_edge: Annotated[int | None, typer.Option(help="image.longest_edge of the job")] = None,
+    longest_edge: LongestEdge = None,
     *,
-    split: Annotated[bool | None, typer.Option("--split/--no-split", help="image.split of the job")] = None,
+    split: Split = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what a base model sees of one row; what it learns is highlighted, or in brackets where there is no colour."""
@@ -238,7 +246,7 @@ def create_job(
     follow: Annotated[bool, typer.Option(help="watch it until it ends")] = False,
 ) -> None:
     """Make a job."""
-    more = _object(options, "--options")
+    more = json_object(options, "--options")
     if more.keys() & {"base_model", "dataset"}:
         raise typer.BadParameter("an object without base_model and dataset is wanted", param_hint="--options")
     with Client() as client:
@@ -329,17 +337,6 @@ def infer(
     with Client() as client:
         answer = client.infer(prompt, images=image or (), adapter=adapter, model=model, max_tokens=max_tokens)
     typer.echo(answer.text)
-
-
-def _object(text: str, option: str) -> dict[str, Any]:
-    """Return the JSON object that an option holds."""
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise typer.BadParameter(f"not JSON: {error}", param_hint=option) from error
-    if not isinstance(value, dict):
-        raise typer.BadParameter("a JSON object is wanted", param_hint=option)
-    return value
 
 
 def _follow(client: Client, job_id: str) -> None:

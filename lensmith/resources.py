@@ -37,6 +37,7 @@ class Dataset(Resource):
     num_examples: int | None
     num_issues: int | None
     num_skipped: int | None = None
+    base_model: str | None = None
     splits: dict[str, int] | None
     created_at: datetime
 

@@ -123,7 +123,24 @@ def test_a_folder_is_sent_as_a_zip_under_its_name_with_its_mapping(server, run, 
     assert status == 0
     assert b'filename="digits.zip"' in server.body
     assert b'{"image": "img"}' in server.body
+    assert b"base_model" not in server.body
     assert b"PK\x03\x04" in server.body
+
+
+def test_the_base_to_measure_for_goes_along_as_a_form_and_as_json(server, run, tmp_path):
+    (tmp_path / "a.jsonl").write_text("{}\n")
+    server.reply = (200, DATASET | {"state": "ready", "failure": None, "base_model": "tiny"})
+    measured = ("--base-model", "tiny", "--longest-edge", "96", "--no-split")
+    status, printed, _ = run("datasets", "upload", str(tmp_path / "a.jsonl"), *measured)
+    assert (status, json.loads(printed)["base_model"]) == (0, "tiny")
+    for name, value in (("base_model", "tiny"), ("longest_edge", "96"), ("split", "false")):
+        assert f'name="{name}"\r\n\r\n{value}\r\n'.encode() in server.body
+    assert run("datasets", "create", "s3://open/a.zip", *measured)[0] == 0
+    assert json.loads(server.body) == {
+        "source": "s3://open/a.zip",
+        "base_model": "tiny",
+        "image": {"longest_edge": 96, "split": False},
+    }
 
 
 def test_a_folder_that_cannot_be_zipped_ends_with_three_and_is_not_sent(server, run, tmp_path):
