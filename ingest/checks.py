@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterator
 
-from ingest.drafts import Draft, ImageDraft
+from ingest.drafts import Draft, ImageDraft, TextDraft
 from ingest.issues import Finding, Rule, shown
 from ingest.limits import Limits
 
@@ -31,15 +31,26 @@ def check_draft(
 
 
 def reserved_token(draft: Draft, reserved: re.Pattern[str] = RESERVED) -> Iterator[Finding]:
-    """Find structural tokens that somebody typed as text, those of the families or also a base's own."""
-    for text in draft.texts():
-        for token in sorted(set(reserved.findall(text.text))):
-            yield Finding(
-                rule=Rule.RESERVED_TOKEN,
-                pointer=text.pointer,
-                message=f"the text holds {shown(token)}, which the model reserves for itself.",
-                fix=_WRITE_IMAGE if token == "<image>" else "Take it out, or write it another way.",  # noqa: S105 - no password
-            )
+    """Find structural tokens that somebody typed as text, those of the families or also a base's own.
+
+    A chat template writes the parts of a turn behind each other, so one in two pieces counts as well.
+    """
+    for turn in draft.turns:
+        whole = set(reserved.findall(turn.text))
+        for part in turn.parts:
+            tokens = set(reserved.findall(part.text)) if isinstance(part, TextDraft) else set()
+            whole -= tokens
+            yield from (_reserved(token, part.pointer) for token in sorted(tokens))
+        yield from (_reserved(token, _content(draft, turn.pointer)) for token in sorted(whole))
+
+
+def _reserved(token: str, pointer: str) -> Finding:
+    return Finding(
+        rule=Rule.RESERVED_TOKEN,
+        pointer=pointer,
+        message=f"the text holds {shown(token)}, which the model reserves for itself.",
+        fix=_WRITE_IMAGE if token == "<image>" else "Take it out, or write it another way.",  # noqa: S105 - no password
+    )
 
 
 def nul_character(draft: Draft) -> Iterator[Finding]:

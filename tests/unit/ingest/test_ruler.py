@@ -173,6 +173,15 @@ def test_a_special_token_of_the_base_is_reserved_where_it_is_named_and_nowhere_e
     assert check(make.good_zip(20, rows=rows[:1]), ruler=ruler(), out="other").num_errors == 0
 
 
+def test_a_reserved_token_in_two_pieces_is_found_as_training_finds_it(make, check):
+    """A template writes the parts of a turn behind each other: the job refused what the report had called good."""
+    pieces = [{"type": "text", "text": text} for text in ("see <ima", "ge> here")]
+    row = {"messages": [{"role": "user", "content": pieces}, {"role": "assistant", "content": "b"}]}
+    report = check(make.good_zip(20, rows=[row]))
+    assert found(report, Rule.RESERVED_TOKEN) == [(21, "train.jsonl", "#/messages/0/content")]
+    assert report.num_errors == 1
+
+
 def test_a_row_that_the_template_does_not_take_is_told_with_its_words(make, check, ruler, variant):
     base = variant(chat_template=WANTS_NO_SYSTEM)
     rows = [talk(("system", "Be brief."), ("user", "a?"), ("assistant", "b")), qa()]

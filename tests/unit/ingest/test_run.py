@@ -17,6 +17,7 @@ from core.errors import FailureCode
 from core.events import Failure, Hello, PhaseChanged, Progress, Result, Stopped, parse
 from ingest.report import Report
 from ingest.run import ADDRESS_SPACE_BYTES
+from tests.conftest import run_python
 from vlm.conversation import read_examples
 
 
@@ -157,6 +158,22 @@ def test_a_base_that_cannot_be_had_is_a_failure_of_the_base_and_not_of_the_data(
     assert (status, events[-1].code) == (1, FailureCode.BASE_MODEL)
     assert "there is no base model" in events[-1].detail
     assert not (tmp_path / "staging/report.json").exists()
+
+
+def test_a_machine_without_torch_says_what_to_install(make, tmp_path):
+    (tmp_path / "upload").write_bytes(make.good_zip(20))
+    (tmp_path / "staging").mkdir()
+    spec = {"source": str(tmp_path / "upload"), "container": "zip", "base_model": "tiny", "models_dir": str(tmp_path)}
+    (tmp_path / "spec.json").write_text(json.dumps(spec))
+    told = ["--spec", str(tmp_path / "spec.json"), "--staging", str(tmp_path / "staging"), "--events-fd", "1"]
+    done = run_python(
+        "import sys; sys.modules['torch'] = None\n"  # as if it were not installed
+        f"sys.argv[1:] = {told!r}\nimport ingest.run\nfrom core.child import run_child\nrun_child(ingest.run.work)"
+    )
+    failure = parse(done.stdout.splitlines()[-1].encode())
+    assert (failure.code, failure.retryable) == (FailureCode.BASE_MODEL, False)
+    assert "with torch, which is not installed here" in failure.detail
+    assert "lensmith[train]" in failure.remedy
 
 
 def test_beside_a_base_the_upload_may_take_as_much_as_without_one(make, run, tmp_path):
