@@ -81,11 +81,12 @@ def example_too_long(draft: Draft, measure: Measure, base: BaseFacts) -> Iterato
         return
     of_images = f", {measure.image_tokens:,} of them for its images" if measure.image_tokens else ""
     is_shown_too_much = 2 * measure.image_tokens > measure.tokens
+    would_fit_bare = measure.tokens - measure.image_tokens <= base.context_tokens
     yield Finding(
         rule=Rule.EXAMPLE_TOO_LONG,
         pointer=_images_pointer(draft) if is_shown_too_much else _longest_text_pointer(draft),
         message=f"the row has {measure.tokens:,} tokens{of_images}; {_takes(base)}.",
-        fix=_cut_less(base) if measure.image_tokens else _SHORTEN,
+        fix=_cut_less(base) if would_fit_bare else _SHORTEN,
     )
 
 

@@ -127,11 +127,12 @@ def test_the_message_has_the_numbers_and_the_fix_what_can_be_changed(make, check
 
 
 def test_a_fix_names_no_option_that_would_change_nothing(make, check, ruler):
-    rows = [qa(question="x" * CONTEXT), talk(("user", "y" * CONTEXT), ("assistant", "z"))]
+    rows = [qa(question="x" * 1000), qa(question="x" * CONTEXT), talk(("user", "y" * CONTEXT), ("assistant", "z"))]
     report = check(make.good_zip(20, rows=rows), ruler=ruler(split=False))
-    shown, bare = (issue for issue in report.issues if issue.rule is Rule.EXAMPLE_TOO_LONG)
-    assert "image." not in shown.fix + bare.fix
-    assert "fewer images" in shown.fix
+    by_images, by_text, bare = (issue for issue in report.issues if issue.rule is Rule.EXAMPLE_TOO_LONG)
+    assert "image." not in by_images.fix + by_text.fix + bare.fix
+    assert "fewer images" in by_images.fix
+    assert "images" not in by_text.fix
     assert "images" not in bare.message + bare.fix
 
 
