@@ -31,7 +31,7 @@ def trained(service, archive):
     from lensmith import Client
 
     with Client(service.url) as client:
-        dataset = client.datasets.wait(client.datasets.upload(archive).id)
+        dataset = client.datasets.wait(client.datasets.upload(archive, base_model="tiny").id)
         job = client.jobs.create(base_model="tiny", dataset=dataset.id, hyperparameters=HYPERPARAMETERS, seed=7)
         items = list(client.jobs.follow(job.id))
         return dataset, client.jobs.get(job.id), items
@@ -42,6 +42,15 @@ def test_a_data_set_is_validated_and_split(trained):
     assert (dataset.state, dataset.num_examples) == ("ready", NUM_PICTURES)
     assert sum(dataset.splits.values()) == NUM_PICTURES
     assert dataset.splits["validation"] > 0
+
+
+def test_the_report_has_measured_what_the_job_then_measures(client, trained):
+    dataset, job, _ = trained
+    told, measured = client.datasets.report(dataset.id)["statistics"]["tokens"], job.model_extra["settings"]["data"]
+    assert (dataset.base_model, told["base_model"]) == ("tiny", "tiny")
+    assert told["revision"] == job.model_extra["provenance"]["base_model"]["revision"]
+    assert told["tokens"]["max"] == measured["longest_tokens"]  # of the training split, where the longest word is
+    assert told["image_tokens"]["max"] == measured["image_tokens_per_image"]
 
 
 def test_the_job_succeeds_and_publishes_its_adapter(trained):
