@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self, TypeVar
+from typing import IO, Any, Self, TypedDict, TypeVar, Unpack
 
 import httpx2
 from pydantic import BaseModel
@@ -95,6 +95,24 @@ class Client:
         self.close()
 
 
+class Reading(TypedDict, total=False):
+    """How a data set is called and read.
+
+    Attributes:
+        name: What to call it; else the name of the file.
+        columns: Which column stands for which field, such as `{"image": "img_path", "caption": "label"}`.
+        on_bad_row: `fail` (the default) refuses a set with a bad row, `skip` leaves such rows out.
+        base_model: The rows are measured for it; one that a job would refuse is a bad row.
+        image: As in a job: how images are cut for that, `{"longest_edge": 512, "split": False}`.
+    """
+
+    name: str | None
+    columns: Mapping[str, str] | None
+    on_bad_row: str | None
+    base_model: str | None
+    image: Mapping[str, Any] | None
+
+
 class Datasets:
     """`/datasets`."""
 
@@ -106,13 +124,9 @@ class Datasets:
         self,
         file: Path | str,
         *,
-        name: str | None = None,
-        columns: Mapping[str, str] | None = None,
-        on_bad_row: str | None = None,
-        base_model: str | None = None,
-        image: Mapping[str, Any] | None = None,
         resume: str | None = None,
         on_progress: Progress | None = None,
+        **reading: Unpack[Reading],
     ) -> Dataset:
         """Upload a zip, tar, JSONL or Parquet file, or a folder; it is validated in the background (`wait`).
 
@@ -120,13 +134,9 @@ class Datasets:
 
         Args:
             file: a folder is sent as a zip of it, without names that begin with a dot.
-            name: what to call it; else the name of the file.
-            columns: which column stands for which field, such as `{"image": "img_path", "caption": "label"}`.
-            on_bad_row: `fail` (the default) refuses a set with a bad row, `skip` leaves such rows out.
-            base_model: the rows are measured for it; one that a job would refuse is a bad row.
-            image: as in a job: how images are cut for that, `{"longest_edge": 512, "split": False}`.
             resume: the id of an upload in parts of this file that was interrupted; what is there is not sent again.
             on_progress: called after every part with the upload's id, the bytes that are there, and those of the file.
+            reading: how it is called and read.
 
         Raises:
             NotUploadable: the folder holds a link, or what cannot be read; or `resume` is of another file.
@@ -135,13 +145,7 @@ class Datasets:
         is_folder = path.is_dir()
         content: AbstractContextManager[IO[bytes]] = zipped(path) if is_folder else path.open("rb")
         filename = f"{path.resolve().name}.zip" if is_folder else path.name
-        asked = _given(
-            name=name,
-            columns=columns and dict(columns),
-            on_bad_row=on_bad_row,
-            base_model=base_model,
-            image=image and dict(image),
-        )
+        asked = _given(reading)
         with content as stream:
             size_bytes = os.fstat(stream.fileno()).st_size
             if resume is None and size_bytes <= PARTS_FROM_BYTES:
@@ -154,25 +158,9 @@ class Datasets:
         key, body = str(uuid.uuid4()), asked | {"upload": upload.id}
         return Dataset.model_validate(patiently(lambda _: self._transport.post("/datasets", key=key, json=body)))
 
-    def create(
-        self,
-        source: str,
-        *,
-        name: str | None = None,
-        columns: Mapping[str, str] | None = None,
-        on_bad_row: str | None = None,
-        base_model: str | None = None,
-        image: Mapping[str, Any] | None = None,
-    ) -> Dataset:
+    def create(self, source: str, **reading: Unpack[Reading]) -> Dataset:
         """Have a worker fetch and validate what lies at `https://...`, `s3://bucket/key` or `hf://org/name`, if it may."""
-        body = _given(
-            source=source,
-            name=name,
-            columns=columns and dict(columns),
-            on_bad_row=on_bad_row,
-            base_model=base_model,
-            image=image and dict(image),
-        )
+        body = {"source": source} | _given(reading)
         return Dataset.model_validate(self._transport.post("/datasets", json=body))
 
     def get(self, dataset_id: str) -> Dataset:
@@ -306,15 +294,15 @@ class Adapters:
         return _download(self._transport, f"/adapters/{adapter_id}/download", Path(to))
 
 
-def _given(**asked: Any) -> dict[str, Any]:
-    return {name: value for name, value in asked.items() if value}
+def _given(reading: Reading) -> dict[str, Any]:
+    return {name: dict(value) if isinstance(value, Mapping) else value for name, value in reading.items() if value}
 
 
 def _as_form(asked: dict[str, Any]) -> dict[str, str]:
     """Return the fields of a form: the columns as JSON, and the image options each by itself."""
+    image = {name: json.dumps(value) for name, value in asked.get("image", {}).items() if value is not None}
     fields = {name: json.dumps(value) if name == "columns" else value for name, value in asked.items()}
-    image = fields.pop("image", {})
-    return fields | {name: json.dumps(value) for name, value in image.items() if value is not None}
+    return {name: value for name, value in fields.items() if name != "image"} | image
 
 
 def _download(transport: Transport, path: str, target: Path) -> Path:

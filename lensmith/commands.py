@@ -81,7 +81,7 @@ def speaks_http(command: Callable[P, T], *, refuses_data: bool = False) -> Calla
 
 @datasets.command("upload")
 @partial(speaks_http, refuses_data=True)
-def upload_dataset(
+def upload_dataset(  # noqa: PLR0913 - one for each option
     file: Annotated[Path, typer.Argument(exists=True, help="zip, tar, tar.gz, JSONL, Parquet, or a folder")],
     name: DatasetName = None,
     columns: Columns = None,
