@@ -208,7 +208,7 @@ class _RowReader:
 
     def _image_url(self, pointer: str, value: Any) -> ImageReference | None:
         if isinstance(value, dict) and isinstance(value.get("url"), str):
-            self._others_ignored(pointer, value, {"url"})
+            self._others_ignored(pointer, value, {"url", "detail"} if value.get("detail") == "auto" else {"url"})
             return ImageReference(pointer=f"{pointer}/url", source=value["url"])
         if isinstance(value, str):
             return ImageReference(pointer=pointer, source=value)

@@ -8,6 +8,7 @@ from PIL import Image
 
 from core.errors import FailureCode, WorkFailed
 from ingest.issues import Rule
+from ingest.pack import packed_images
 from ingest.skipped import OnBadRow
 from tests.models import make_smolvlm2, make_variant
 from training.encoding import Encoder
@@ -15,7 +16,7 @@ from training.images import ImageFolder
 from vlm import loading, tiny
 from vlm.base_ruler import load_ruler
 from vlm.chat import CHAT_TEMPLATE
-from vlm.conversation import read_examples
+from vlm.conversation import IMAGES_FOLDER, read_examples
 from vlm.image_options import ImageOptions, apply
 from vlm.labels import IGNORED
 
@@ -263,6 +264,9 @@ def test_every_row_measures_what_training_encodes_and_so_do_the_figures(
 
     base = loading.load_processor(loading.resolve(base_name, models_dir=models_dir))
     apply(ImageOptions(**image), base.processor)
+    (tmp_path / "out" / IMAGES_FOLDER).mkdir()
+    for sha256, stored in packed_images(tmp_path / "out"):
+        (tmp_path / "out" / IMAGES_FOLDER / sha256).write_bytes(stored)
     encoder = Encoder(base.processor, base.family, ImageFolder(tmp_path / "out"))
     encoded = [encoder.encode(example) for example in read_examples(tmp_path / "out")]
     tokens = [len(each.input_ids) for each in encoded]

@@ -108,7 +108,7 @@ def test_clean_rows_without_images_are_taken_as_text(make, check, tmp_path):
 
 def test_a_clean_bare_jsonl_in_the_openai_vision_form(make, check, tmp_path):
     def row(i):
-        image = {"type": "image_url", "image_url": {"url": _url(make.image(i)), "detail": "low"}}
+        image = {"type": "image_url", "image_url": {"url": _url(make.image(i)), "detail": "auto"}}
         user = {"role": "user", "content": [{"type": "text", "text": "What?"}, image]}
         return {"messages": [user, {"role": "assistant", "content": str(i), "weight": 1}]}
 
