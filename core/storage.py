@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from obstore.store import ClientConfig
 
 CHUNK_BYTES = 1024 * 1024
+_BUFFER_BYTES = 8 * CHUNK_BYTES
+_BUFFERS_AT_ONCE = 3  # by default twelve are under way, 96 MB for each upload
 STAGING_PREFIX = "staging"  # of temporary keys
 _SILENT_S = 30.0  # of a server that was asked
 _OPTIONS = (
@@ -100,7 +102,9 @@ class Storage:
         """Begin an object whose bytes come from outside; who begins one ends it with `finish` or `discard`."""
         temporary = f"{STAGING_PREFIX}/{new_id(Prefix.REQUEST)}"
         with _told(key):
-            out = obstore.open_writer(self._store, temporary, buffer_size=8 * CHUNK_BYTES)
+            out = obstore.open_writer(
+                self._store, temporary, buffer_size=_BUFFER_BYTES, max_concurrency=_BUFFERS_AT_ONCE
+            )
         return Draft(key, temporary, out)
 
     def finish(self, draft: "Draft") -> Stored:
