@@ -12,7 +12,8 @@ from rich.markup import escape
 
 import core
 from core.settings import Settings
-from lensmith.commands import add_commands, datasets
+from lensmith.commands import add_commands
+from lensmith.dataset_commands import datasets
 from ops import data
 from ops.check import check_command
 from ops.errors import CannotStart

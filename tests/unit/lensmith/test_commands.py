@@ -10,8 +10,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-import lensmith.commands
+from lensmith import terminal
 from lensmith.commands import add_commands
+from lensmith.dataset_commands import delete_dataset
 
 TRAP = "img[copy].png [/x] [red]"
 DATASET = {"id": "ds_1", "name": TRAP, "state": "failed", "created_at": "2026-01-01T00:00:00Z"} | dict.fromkeys(
@@ -89,7 +90,7 @@ def test_a_refusal_is_printed_as_it_is(server, run):
 
 
 def test_a_table_shows_names_as_they_are(server, run, monkeypatch):
-    monkeypatch.setattr(lensmith.commands.out, "_force_terminal", True)
+    monkeypatch.setattr(terminal.out, "_force_terminal", True)
     server.reply = (200, {"items": [DATASET | {"failure": None}], "next_cursor": None})
     status, printed, _ = run("datasets", "list")
     assert status == 0
@@ -179,7 +180,7 @@ def test_a_deletion_on_a_terminal_asks_first(server, monkeypatch, answer, expect
         monkeypatch.setattr("sys.stdin", terminal)
         status = 0
         try:
-            lensmith.commands.delete_dataset("ds_1")
+            delete_dataset("ds_1")
         except typer.Exit as left:
             status = left.exit_code
     os.close(ours)
