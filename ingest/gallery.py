@@ -222,7 +222,7 @@ class Gallery:
 
 
 def _verified(data: bytes, key: bytes, limits: Limits) -> _Seen:
-    return _Seen(image=verify(data, limits), key=key)
+    return _Seen(image=verify(data, limits, sha256=key.hex()), key=key)
 
 
 def _fetched(remote: Remote, url: str, limits: Limits) -> _Seen:

@@ -58,6 +58,7 @@ _DAMAGE = (
 )
 _JPEG_FORMATS = ("JPEG", "MPO")  # telephones write MPO: a JPEG with a preview or a depth map behind it
 _JPEG_QUALITY = 95
+_DRAFT_SIDE_PX = 4 * THUMBNAIL_SIDE_PX  # at twice the thumbnail's, it differed from that of the same picture as PNG
 _PIXELS = Room(50_000_000)  # being decoded at once; one that is put on white takes 20 bytes for each
 _SAVE_AGAIN = "Open it and save it again as PNG or JPEG, or take the row out."
 
@@ -75,8 +76,13 @@ class VerifiedImage:
     notes: tuple[Finding, ...] = ()
 
 
-def verify(data: bytes, limits: Limits) -> VerifiedImage:
+def verify(data: bytes, limits: Limits, *, sha256: str | None = None) -> VerifiedImage:
     """Decode an image and return its canonical bytes; `mime` is what the bytes that came in are.
+
+    Args:
+        data: a file.
+        limits: the bounds.
+        sha256: of the file, where it is known.
 
     Raises:
         ImageRefused: it is no PNG, JPEG or WEBP, is damaged, or its sides are out of bounds.
@@ -87,7 +93,7 @@ def verify(data: bytes, limits: Limits) -> VerifiedImage:
         )
     _check_magic(data)
     try:
-        return _canonical(data, limits)
+        return _canonical(data, limits, sha256)
     except MemoryError as error:
         raise _refused(Rule.IMAGE_TOO_LARGE, "the image needs more memory than validation may use.") from error
 
@@ -151,14 +157,14 @@ def _check_sides(width: int, height: int, limits: Limits) -> None:
         raise ImageRefused(Finding(rule=Rule.IMAGE_TOO_SMALL, message=message, fix="Use a larger image."))
 
 
-def _canonical(data: bytes, limits: Limits) -> VerifiedImage:
+def _canonical(data: bytes, limits: Limits, sha256: str | None) -> VerifiedImage:
     with _damage_refused(limits):
         image = _open(data, limits)
     with _PIXELS.hold(image.width * image.height):
-        return _decoded(image, data, limits)
+        return _decoded(image, data, limits, sha256)
 
 
-def _decoded(image: Image.Image, data: bytes, limits: Limits) -> VerifiedImage:
+def _decoded(image: Image.Image, data: bytes, limits: Limits, sha256: str | None) -> VerifiedImage:
     with _damage_refused(limits):
         (width_px, height_px), notes = image.size, list(_shape_notes(image, limits))
         mime = Image.MIME["JPEG" if image.format in _JPEG_FORMATS else str(image.format)]
@@ -169,9 +175,10 @@ def _decoded(image: Image.Image, data: bytes, limits: Limits) -> VerifiedImage:
             changes = list(_change_notes(image))
     if changes or any(note.rule is Rule.ANIMATED_IMAGE for note in notes):
         image, data = _rewritten(image)
+        sha256 = None
         width_px, height_px = image.size
     return VerifiedImage(
-        sha256=hashlib.sha256(data).hexdigest(),
+        sha256=sha256 or hashlib.sha256(data).hexdigest(),
         data=data,
         mime=mime,
         width_px=width_px,
@@ -186,12 +193,12 @@ def _is_plain_jpeg(image: Image.Image) -> bool:
 
 
 def _looks_whole(image: Image.Image) -> bool:
-    """Decode a JPEG in grey and at an eighth of its sides; tell whether that went well.
+    """Decode a JPEG in grey and small, down to an eighth of its sides; tell whether that went well.
 
     libjpeg reads every byte for it and leaves out only the arithmetic of colours and fine detail, which nobody looks at:
     a cut or a damage that Pillow refuses is refused all the same. Small and grey is also what the thumbnail needs.
     """
-    image.draft("L", (2 * THUMBNAIL_SIDE_PX, 2 * THUMBNAIL_SIDE_PX))
+    image.draft("L", (_DRAFT_SIDE_PX, _DRAFT_SIDE_PX))
     try:
         image.load()
     except _DAMAGE:
@@ -201,7 +208,10 @@ def _looks_whole(image: Image.Image) -> bool:
 
 def _thumbnail(image: Image.Image) -> bytes:
     size = (THUMBNAIL_SIDE_PX, THUMBNAIL_SIDE_PX)
-    return _to_rgb(image).resize(size, Image.Resampling.BOX, reducing_gap=2.0).convert("L").tobytes()
+    if image.mode != "L":
+        image = _to_rgb(image)
+    small = image if image.size == size else image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
+    return (small if small.mode == "L" else small.convert("L")).tobytes()
 
 
 def _change_notes(image: Image.Image) -> Iterator[Finding]:

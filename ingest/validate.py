@@ -15,7 +15,7 @@ from ingest.forms import read_form
 from ingest.gallery import Gallery, Look
 from ingest.images import quiet
 from ingest.issues import Finding, Issue, IssueLog, Rule, SourceFault, shown
-from ingest.limits import Limits
+from ingest.limits import MIB, Limits
 from ingest.lookahead import look_ahead
 from ingest.options import Options
 from ingest.overview import label_imbalance, look_alike, near_duplicate
@@ -55,7 +55,7 @@ def validate(
     with (
         tempfile.TemporaryFile("w+", encoding="utf-8", newline="\n", dir=out) as spool,
         tempfile.TemporaryFile(dir=out) as thumbnails,
-        (out / PACK_FILE).open("wb") as pack,
+        (out / PACK_FILE).open("wb", buffering=MIB) as pack,
         quiet(),
         Threads(num_cores=options.num_cores, is_fetching=options.remote is not None) as threads,
     ):

@@ -52,6 +52,16 @@ def test_a_picture_that_was_saved_anew_is_known_again(how, make, check):
     assert report.issues[0].severity is Severity.WARNING
 
 
+@pytest.mark.parametrize("size", [(256, 256), (300, 300), (620, 877), (2000, 1500), (97, 61)])
+def test_a_picture_is_known_again_whatever_its_size(size, make, check):
+    """Box filtering took whole pixels only: half as large, many a picture looked like another one."""
+    files = {f"{i}.png": saved(scene(i, size)) for i in range(12)}
+    files |= {"again.jpg": saved(scene(3, size), "JPEG", quality=60)}
+    files |= {"half.png": saved(scene(5, size).resize((size[0] // 2, size[1] // 2), Image.Resampling.LANCZOS))}
+    report = check(make.zip(files | {"a.jsonl": make.lines(rows(files))}))
+    assert found(report) == [(Rule.NEAR_DUPLICATE_IMAGE, 13, "#/image"), (Rule.NEAR_DUPLICATE_IMAGE, 14, "#/image")]
+
+
 def test_different_pictures_are_not_called_alike(make, check):
     files = {f"{i}.png": saved(scene(i, (64, 48))) for i in range(300)}
     assert found(check(make.zip(files | {"a.jsonl": make.lines(rows(files))}))) == []
