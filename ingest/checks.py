@@ -1,9 +1,10 @@
 """Rules about what a row says, once its shape is read: one function per rule, each yields what it finds."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from itertools import groupby
 
-from ingest.drafts import Draft, ImageDraft, TextDraft
+from ingest.drafts import Draft, ImageDraft, TextDraft, TurnDraft
 from ingest.issues import Finding, Rule, shown
 from ingest.limits import Limits
 
@@ -18,7 +19,7 @@ _WRITE_IMAGE = 'Take it out; the place of an image is the part {"type": "image"}
 
 
 def check_draft(
-    draft: Draft, found: list[Finding], limits: Limits, *, reserved: re.Pattern[str] = RESERVED
+    draft: Draft, found: Collection[Finding], limits: Limits, *, reserved: re.Pattern[str] = RESERVED
 ) -> Iterator[Finding]:
     """Yield what every rule finds in a draft; `found` is what reading its shape found."""
     yield from reserved_token(draft, reserved)
@@ -36,12 +37,19 @@ def reserved_token(draft: Draft, reserved: re.Pattern[str] = RESERVED) -> Iterat
     A chat template writes the parts of a turn behind each other, so one in two pieces counts as well.
     """
     for turn in draft.turns:
-        whole = set(reserved.findall(turn.text))
+        whole = {token for run in _runs(turn) for token in reserved.findall(run)}
         for part in turn.parts:
             tokens = set(reserved.findall(part.text)) if isinstance(part, TextDraft) else set()
             whole -= tokens
             yield from (_reserved(token, part.pointer) for token in sorted(tokens))
         yield from (_reserved(token, _content(draft, turn.pointer)) for token in sorted(whole))
+
+
+def _runs(turn: TurnDraft) -> Iterator[str]:
+    """Yield the texts of a turn that stand between its images, their parts joined."""
+    for is_text, parts in groupby(turn.parts, key=lambda part: isinstance(part, TextDraft)):
+        if is_text:
+            yield "".join(part.text for part in parts if isinstance(part, TextDraft))
 
 
 def _reserved(token: str, pointer: str) -> Finding:
@@ -134,6 +142,12 @@ def role_order(draft: Draft) -> Iterator[Finding]:
             message, fix = "the assistant answers before the user has asked.", "Put a user turn in front of it."
             yield Finding(rule=Rule.ROLE_ORDER, pointer=turn.pointer, message=message, fix=fix)
             return
+        if turn.answers and draft.turns[index - 1].answers:
+            message, fix = (
+                "the assistant answers twice in a row.",
+                "Put a user turn between, or make one turn of the two.",
+            )
+            yield Finding(rule=Rule.ROLE_ORDER, pointer=turn.pointer, message=message, fix=fix)
         asked = asked or turn.role == "user"
 
 

@@ -11,6 +11,7 @@ from ingest.issues import Finding, Rule, shown
 
 FIELDS = ("image", "images", "question", "answer", "caption", "text", "messages", "split")
 MAX_COLUMN_CHARS = 200
+_MAX_POINTER_CHARS = 200
 _POINTER = "#/columns"
 _EXAMPLE = 'Write a JSON object such as {"image": "img_path", "question": "prompt", "answer": "label"}.'
 
@@ -76,8 +77,9 @@ class Columns:
 
 
 def escape(key: str) -> str:
-    """Return a key as a piece of a JSON pointer (RFC 6901)."""
-    return key.replace("~", "~0").replace("/", "~1")
+    """Return a key as a piece of a JSON pointer (RFC 6901); one of megabytes is cut, for reports hold thousands."""
+    short = key if len(key) <= _MAX_POINTER_CHARS else f"{key[:_MAX_POINTER_CHARS]}…"
+    return short.replace("~", "~0").replace("/", "~1")
 
 
 def _wrong(value: dict[str, Any]) -> Iterator[FieldError]:

@@ -46,8 +46,8 @@ class ExampleSpool:
     def __len__(self) -> int:
         return len(self._said)
 
-    def add(self, draft: Draft, images: tuple[str, ...], *, row: int, file: str | None) -> Iterator[Finding]:
-        """Take a row, and yield what it shares with earlier rows."""
+    def add(self, draft: Draft, images: tuple[str, ...], *, row: int, file: str | None) -> list[Finding]:
+        """Take a row, and return what it shares with earlier rows."""
         messages = _messages(draft)
         self._stream.write(
             f"{row}\t{json.dumps(file)}\t{' '.join(images)}\t{messages}\n"
@@ -61,12 +61,12 @@ class ExampleSpool:
         self._alike.add(content, _hash(texts + "".join(images).encode()))
         self._texts.append(int.from_bytes(_hash(texts)[:8], "little"))
         earlier = self._by_content.setdefault(content, number)
+        found = list(self._leaks(keys, draft.split or "train", number, pointer=draft.split_pointer))
         if earlier != number:
             message = f"the example is the same as {self.places.shown(earlier)}."
-            yield Finding(
-                rule=Rule.DUPLICATE_EXAMPLE, message=message, fix="Take one out, unless it should count twice."
-            )
-        yield from (leak.at(draft.split_pointer) for leak in self._leaks(keys, draft.split or "train", number))
+            fix = "Take one out, unless it should count twice."
+            found.insert(0, Finding(rule=Rule.DUPLICATE_EXAMPLE, message=message, fix=fix))
+        return found
 
     def say_the_same(self, one: int, other: int) -> bool:
         """Tell whether two examples ask and answer the same, whatever they show."""
@@ -118,14 +118,14 @@ class ExampleSpool:
         write_rows(folder, final())
         return Written.model_validate({"digest": digest.hexdigest(), "splits": counts})
 
-    def _leaks(self, keys: list[bytes], split: Split, number: int) -> Iterator[Finding]:
+    def _leaks(self, keys: list[bytes], split: Split, number: int, *, pointer: str) -> Iterator[Finding]:
         """Yield what is on both sides. A row without a split is trained on as soon as any row says `validation`."""
         for key in dict.fromkeys(keys):
             other, where = self._splits_of_image.setdefault(key, (split, number))
             if other != split:
                 message = f"an image of this {split} row is also in the {other} split ({self.places.shown(where)})."
                 fix = "Put rows that share an image into the same split; else validation measures what was learned by heart."
-                yield Finding(rule=Rule.SPLIT_LEAK, message=message, fix=fix)
+                yield Finding(rule=Rule.SPLIT_LEAK, pointer=pointer, message=message, fix=fix)
 
 
 def _no_training() -> Finding:

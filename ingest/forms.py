@@ -194,6 +194,7 @@ class _RowReader:
     def _part(self, pointer: str, value: Any) -> TextDraft | ImageDraft | None:
         kind = value.get("type") if isinstance(value, dict) else None
         if kind == "text":
+            self._others_ignored(pointer, value, {"type", "text"})
             return self.text_at(f"{pointer}/text", value.get("text"))
         if kind == "image":
             self._others_ignored(pointer, value, {"type"})

@@ -20,6 +20,7 @@ from ingest.threads import Threads
 _DATA_URL = re.compile(r"data:(?P<mime>[\w.+-]+/[\w.+-]+)?(?:;[\w.+-]+=[^;,]*)*;base64,", re.ASCII | re.IGNORECASE)
 _REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _USE_DATA_URL = 'Write "data:image/png;base64," and the base64 of the file.'
+_MAX_URL_CHARS = 8192
 _MAX_SUGGESTIONS = 200  # as many as are listed; finding the nearest name takes up to 0.1 s
 
 
@@ -34,10 +35,14 @@ class _Verdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Seen:
-    """An image that was verified, and the sha256 of the bytes that came in."""
+    """An image that was verified, and the sha256 of the bytes that came in; or why there is none.
 
-    image: VerifiedImage
-    key: bytes
+    No exception: its traceback would hold the pixels of an image that is refused until its row is settled.
+    """
+
+    image: VerifiedImage | None = None
+    key: bytes = b""
+    refusal: Finding | None = None
 
 
 class _Sight:
@@ -93,6 +98,7 @@ class Gallery:
         self._by_url: dict[str, _Sight] = {}
         self._by_name: dict[str, _Sight] = {}
         self._by_bytes: dict[bytes, _Sight] = {}
+        self._noted: set[bytes] = set()
         self._num_missing = 0
         self._stored_bytes = 0
 
@@ -180,6 +186,9 @@ class Gallery:
     def _of_url(self, url: str) -> _Sight:
         if self._remote is None:
             raise ImageRefused(_not_fetched(url))
+        if len(url) > _MAX_URL_CHARS:
+            message = f"the URL {shown(without_query(url))} has more than {_MAX_URL_CHARS:,} characters."
+            raise ImageRefused(Finding(rule=Rule.URL_FORBIDDEN, message=message, fix="Write a shorter one."))
         if url not in self._by_url:
             self._by_url[url] = _Sight(self._threads.fetch(_fetched, self._remote, url, self._limits))
         return self._by_url[url]
@@ -187,17 +196,17 @@ class Gallery:
     def _judge(self, sight: _Sight, notes: list[Finding]) -> _Verdict:
         """Wait for what was begun, store it, and keep the verdict only."""
         assert sight.pending is not None
-        try:
-            seen = sight.pending.result()
-        except ImageRefused as refused:
-            verdict = _Verdict(sha256=None, refusal=refused.finding)
-        except FetchFailed as failed:
-            if failed.finding.rule is Rule.TOO_MUCH_DATA:  # of all rows together: never a row to be skipped
-                raise SourceFault(failed.finding) from failed
-            verdict = _Verdict(sha256=None, refusal=failed.finding)
+        seen = sight.pending.result()
+        if seen.image is None:
+            assert seen.refusal is not None
+            if seen.refusal.rule is Rule.TOO_MUCH_DATA:  # of all rows together: never a row to be skipped
+                raise SourceFault(seen.refusal)
+            verdict = _Verdict(sha256=None, refusal=seen.refusal)
         else:
             self._store(seen.image)
-            if self._by_bytes.setdefault(seen.key, sight) is sight:
+            self._by_bytes.setdefault(seen.key, sight)
+            if seen.image.notes and seen.key not in self._noted:
+                self._noted.add(seen.key)
                 notes.extend(seen.image.notes)
             verdict = _Verdict(sha256=seen.image.sha256, mime=seen.image.mime)
         sight.verdict, sight.pending = verdict, None
@@ -222,15 +231,19 @@ class Gallery:
 
 
 def _verified(data: bytes, key: bytes, limits: Limits) -> _Seen:
-    return _Seen(image=verify(data, limits, sha256=key.hex()), key=key)
+    try:
+        return _Seen(image=verify(data, limits, sha256=key.hex()), key=key)
+    except ImageRefused as refused:
+        return _Seen(refusal=refused.finding)
 
 
 def _fetched(remote: Remote, url: str, limits: Limits) -> _Seen:
-    data = remote.fetch(url, max_bytes=limits.max_image_bytes)
     try:
-        return _verified(data, hashlib.sha256(data).digest(), limits)
-    except ImageRefused as refused:
-        raise ImageRefused(_called(without_query(url), refused.finding)) from refused
+        data = remote.fetch(url, max_bytes=limits.max_image_bytes)
+    except FetchFailed as failed:
+        return _Seen(refusal=failed.finding)
+    seen = _verified(data, hashlib.sha256(data).digest(), limits)
+    return seen if seen.refusal is None else _Seen(refusal=_called(without_query(url), seen.refusal))
 
 
 def _decode(url: str) -> tuple[bytes, str | None]:

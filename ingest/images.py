@@ -1,23 +1,23 @@
 """Bytes become a verified image: format and size from the header first, then every pixel decoded.
 
 The canonical bytes are the original ones when they already are plain RGB or grey, upright and one frame; else the image
-is turned upright, put on white where it is transparent, and written again: JPEG as JPEG, everything else as PNG.
+is turned upright, put on white where it is transparent, and written again (`ingest.canonical`).
 """
 
 import hashlib
 import io
-import struct
 import warnings
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from PIL import Image
 
+from ingest.allowance import Allowance
+from ingest.canonical import JPEG_FORMATS, changes_of, is_plain, rewritten, to_plain, turn_of
+from ingest.damage import DAMAGE
 from ingest.issues import Finding, ImageRefused, Rule
 from ingest.limits import Limits
-from ingest.room import Room
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 THUMBNAIL_SIDE_PX = 32
@@ -29,37 +29,11 @@ _KNOWN: tuple[tuple[bytes, str], ...] = (
     (b"%PDF", "a PDF"),
     (b"<", "HTML, XML or SVG text"),
     (b"{", "JSON text"),
+    (b"version https://git-lfs", "a pointer of Git LFS, not the image itself"),
 )
-_ORIENTATION = 0x0112
-# What undoes each orientation. Not `ImageOps.exif_transpose`, which writes the EXIF anew and stumbles over damage in it.
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-# What Pillow's decoders raise over damaged bytes; found by fuzzing and by reading their sources.
-_DAMAGE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    IndexError,
-    KeyError,
-    EOFError,
-    OverflowError,
-    ZeroDivisionError,
-    NotImplementedError,
-    struct.error,
-    zlib.error,
-)
-_JPEG_FORMATS = ("JPEG", "MPO")  # telephones write MPO: a JPEG with a preview or a depth map behind it
-_JPEG_QUALITY = 95
+_ISO_MEDIA = slice(4, 8), b"ftyp"  # HEIC, AVIF, MP4
 _DRAFT_SIDE_PX = 4 * THUMBNAIL_SIDE_PX  # at twice the thumbnail's, it differed from that of the same picture as PNG
-_PIXELS = Room(50_000_000)  # being decoded at once; one that is put on white takes 20 bytes for each
+_PIXELS = Allowance(50_000_000)  # being decoded at once; one that is put on white takes 20 bytes for each
 _SAVE_AGAIN = "Open it and save it again as PNG or JPEG, or take the row out."
 
 
@@ -94,6 +68,17 @@ def verify(data: bytes, limits: Limits, *, sha256: str | None = None) -> Verifie
     _check_magic(data)
     try:
         return _canonical(data, limits, sha256)
+    except (MemoryError, ImageRefused) as error:
+        if isinstance(error, ImageRefused) and error.finding.rule is not Rule.CORRUPT_IMAGE:
+            raise
+    return _judged_alone(data, limits, sha256)
+
+
+def _judged_alone(data: bytes, limits: Limits, sha256: str | None) -> VerifiedImage:
+    """Look again while no other thread decodes: what failed may have been memory that they held, not the image."""
+    try:
+        with _PIXELS.hold(_PIXELS.size):
+            return _decoded(_opened(data, limits), data, limits, sha256)
     except MemoryError as error:
         raise _refused(Rule.IMAGE_TOO_LARGE, "the image needs more memory than validation may use.") from error
 
@@ -116,13 +101,18 @@ def _open(data: bytes, limits: Limits) -> Image.Image:
     return image
 
 
+def _opened(data: bytes, limits: Limits) -> Image.Image:
+    with _damage_refused(limits):
+        return _open(data, limits)
+
+
 @contextmanager
 def _damage_refused(limits: Limits) -> Iterator[None]:
     try:
         yield
     except Image.DecompressionBombError as error:
         raise _too_many_pixels("the image", limits) from error
-    except _DAMAGE as error:
+    except DAMAGE as error:
         message = "the image is cut off or damaged: it cannot be decoded."
         raise ImageRefused(Finding(rule=Rule.CORRUPT_IMAGE, message=message, fix=_SAVE_AGAIN)) from error
 
@@ -132,7 +122,9 @@ def _check_magic(data: bytes) -> None:
         raise ImageRefused(Finding(rule=Rule.CORRUPT_IMAGE, message="the image is empty (0 bytes).", fix=_SAVE_AGAIN))
     if mime_of(data) is not None:
         return
-    name = next((name for magic, name in _KNOWN if data.lstrip().startswith(magic)), "no image that we know")
+    place, media = _ISO_MEDIA
+    known = "a HEIC, an AVIF or a film" if data[place] == media else "no image that we know"
+    name = next((name for magic, name in _KNOWN if data.lstrip().startswith(magic)), known)
     message = f"the file is {name}; taken are PNG, JPEG and WEBP."
     raise ImageRefused(Finding(rule=Rule.UNSUPPORTED_IMAGE, message=message, fix=_SAVE_AGAIN))
 
@@ -158,23 +150,39 @@ def _check_sides(width: int, height: int, limits: Limits) -> None:
 
 
 def _canonical(data: bytes, limits: Limits, sha256: str | None) -> VerifiedImage:
-    with _damage_refused(limits):
-        image = _open(data, limits)
+    if mime_of(data) == "image/webp":  # Pillow makes the whole canvas when it opens one
+        with _PIXELS.hold(min(_webp_pixels(data), limits.max_image_pixels)):
+            return _decoded(_opened(data, limits), data, limits, sha256)
+    image = _opened(data, limits)
     with _PIXELS.hold(image.width * image.height):
         return _decoded(image, data, limits, sha256)
+
+
+def _webp_pixels(data: bytes) -> int:
+    """Return width times height as the header of a WEBP says (RFC 9649, sections 2.5 to 2.7)."""
+    kind, field = data[12:16], data[20:30]
+    if kind == b"VP8X":
+        return (1 + int.from_bytes(field[4:7], "little")) * (1 + int.from_bytes(field[7:10], "little"))
+    if kind == b"VP8L":
+        bits = int.from_bytes(field[1:5], "little")
+        return (1 + (bits & 0x3FFF)) * (1 + (bits >> 14 & 0x3FFF))
+    return (int.from_bytes(field[6:8], "little") & 0x3FFF) * (int.from_bytes(field[8:10], "little") & 0x3FFF)
 
 
 def _decoded(image: Image.Image, data: bytes, limits: Limits, sha256: str | None) -> VerifiedImage:
     with _damage_refused(limits):
         (width_px, height_px), notes = image.size, list(_shape_notes(image, limits))
-        mime = Image.MIME["JPEG" if image.format in _JPEG_FORMATS else str(image.format)]
+        mime = Image.MIME["JPEG" if image.format in JPEG_FORMATS else str(image.format)]
         changes: list[Finding] = []
         if not _is_plain_jpeg(image) or not _looks_whole(image):
             image = _open(data, limits)
             image.load()
-            changes = list(_change_notes(image))
+            changes = list(changes_of(image))
     if changes or any(note.rule is Rule.ANIMATED_IMAGE for note in notes):
-        image, data = _rewritten(image)
+        image, data = rewritten(image, max_bytes=limits.max_image_bytes)
+        if len(data) > limits.max_image_bytes:  # else the mended data set could not be uploaded
+            message = f"upright, without transparency, the image has {len(data):,} bytes; "
+            raise _refused(Rule.IMAGE_TOO_LARGE, f"{message}at most {limits.max_image_bytes:,} are taken.")
         sha256 = None
         width_px, height_px = image.size
     return VerifiedImage(
@@ -189,7 +197,7 @@ def _decoded(image: Image.Image, data: bytes, limits: Limits, sha256: str | None
 
 
 def _is_plain_jpeg(image: Image.Image) -> bool:
-    return image.format in _JPEG_FORMATS and _is_plain(image) and _turn(image) is None
+    return image.format in JPEG_FORMATS and is_plain(image) and turn_of(image) is None
 
 
 def _looks_whole(image: Image.Image) -> bool:
@@ -201,7 +209,7 @@ def _looks_whole(image: Image.Image) -> bool:
     image.draft("L", (_DRAFT_SIDE_PX, _DRAFT_SIDE_PX))
     try:
         image.load()
-    except _DAMAGE:
+    except DAMAGE:
         return False
     return True
 
@@ -209,31 +217,15 @@ def _looks_whole(image: Image.Image) -> bool:
 def _thumbnail(image: Image.Image) -> bytes:
     size = (THUMBNAIL_SIDE_PX, THUMBNAIL_SIDE_PX)
     if image.mode != "L":
-        image = _to_rgb(image)
+        image = to_plain(image)
     small = image if image.size == size else image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
     return (small if small.mode == "L" else small.convert("L")).tobytes()
-
-
-def _change_notes(image: Image.Image) -> Iterator[Finding]:
-    """Yield in what an image differs from its canonical form."""
-    if _turn(image) is not None:
-        yield _note(Rule.IMAGE_ROTATED, "the image was turned upright as its EXIF data says.", "Nothing to do.")
-    if not _is_plain(image):
-        message = f"the image was converted from mode {image.mode} to RGB."
-        yield _note(Rule.IMAGE_CONVERTED, message, "Nothing to do; transparent parts became white.")
-
-
-def _rewritten(image: Image.Image) -> tuple[Image.Image, bytes]:
-    """Return an image in its canonical form, and its bytes."""
-    is_jpeg, turn = image.format in _JPEG_FORMATS, _turn(image)
-    image = _to_rgb(image if turn is None else image.transpose(turn))
-    return image, _encode(image, is_jpeg=is_jpeg)
 
 
 def _shape_notes(image: Image.Image, limits: Limits) -> list[Finding]:
     notes = []
     num_frames = int(getattr(image, "n_frames", 1))
-    if num_frames > 1 and image.format not in _JPEG_FORMATS:
+    if num_frames > 1 and image.format not in JPEG_FORMATS:
         fix = "Nothing, if the first frame is the one you mean; else save the frame you mean as PNG."
         notes.append(
             _note(Rule.ANIMATED_IMAGE, f"the image is animated; of {num_frames} frames the first is used.", fix)
@@ -243,38 +235,6 @@ def _shape_notes(image: Image.Image, limits: Limits) -> list[Finding]:
         message = f"the image is {image.width} x {image.height} pixels, {ratio:.0f} times longer than wide."
         notes.append(_note(Rule.EXTREME_ASPECT, message, "Crop it; the model sees it scaled into squares."))
     return notes
-
-
-def _turn(image: Image.Image) -> Image.Transpose | None:
-    """Return what turns the image as its EXIF orientation says; `None` when it already is upright or its EXIF is damaged."""
-    try:
-        return _TURNS.get(image.getexif().get(_ORIENTATION, 1))
-    except _DAMAGE:
-        return None
-
-
-def _is_plain(image: Image.Image) -> bool:
-    return image.mode in ("RGB", "L") and "transparency" not in image.info
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16-bit grey: a plain conversion would clip everything above 255 to white
-        return image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
-    if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "La", "RGBa"):
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    return image if image.mode in ("RGB", "L") else image.convert("RGB")
-
-
-def _encode(image: Image.Image, *, is_jpeg: bool) -> bytes:
-    buffer = io.BytesIO()
-    if is_jpeg:  # a photograph turned upright would grow about sixfold as PNG
-        image.save(buffer, "JPEG", quality=_JPEG_QUALITY, subsampling=0, exif=b"")
-    else:
-        image.info = {}
-        image.save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def _note(rule: Rule, message: str, fix: str) -> Finding:

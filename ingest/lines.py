@@ -13,6 +13,7 @@ from ingest.limits import MIB, Limits
 from ingest.sources import SourceRow
 
 _SAVE_AS_UTF8 = "Save the file as UTF-8 without a byte order mark."
+_ONE_A_LINE = "Write each example as one JSON object on one line, without brackets and commas around."
 _JITER = re.compile(r" at line \d+ column (\d+)$")
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
@@ -21,7 +22,7 @@ def read_rows(stream: IO[bytes], file: str | None, limits: Limits) -> Iterator[S
     """Yield the rows of one JSONL file; blank lines are passed over, but counted.
 
     Raises:
-        SourceFault: the file is UTF-16, where the ends of lines cannot be told.
+        SourceFault: the file is something else than lines of JSON: then each of its lines would be called wrong.
     """
     number = 0
     while line := stream.readline(limits.max_line_bytes + 1):
@@ -37,6 +38,8 @@ def read_rows(stream: IO[bytes], file: str | None, limits: Limits) -> Iterator[S
         if number == 1:
             line = _without_bom(line, findings, file)
         value = _parse(line, findings) if line.strip() else None
+        if number == 1 and value is None and (reason := _no_jsonl(line)):
+            raise SourceFault(reason, file=file, row=1)
         if value is not None or findings:
             yield SourceRow(row=number, file=file, value=value, findings=tuple(findings))
 
@@ -74,12 +77,27 @@ def _too_nested(limits: Limits) -> Finding:
 
 def _without_bom(line: bytes, findings: list[Finding], file: str | None) -> bytes:
     if line.startswith(_UTF16):
-        message = "the file is UTF-16, not UTF-8."
+        message = "the file is UTF-16 or UTF-32, not UTF-8."
         raise SourceFault(Finding(rule=Rule.NOT_UTF8, message=message, fix=_SAVE_AS_UTF8), file=file, row=1)
     if line.startswith(codecs.BOM_UTF8):
         message = "the file starts with a byte order mark; it was passed over."
         findings.append(Finding(rule=Rule.BOM, message=message, fix=_SAVE_AS_UTF8))
     return line.removeprefix(codecs.BOM_UTF8)
+
+
+def _no_jsonl(line: bytes) -> Finding | None:
+    """Return what the whole file is, if its first line, which is no object, shows that it holds no JSON lines."""
+    text = line.strip()
+    if b"\x00" in text:
+        message = "the file is UTF-16 or UTF-32 without a byte order mark, or it is binary."
+        return Finding(rule=Rule.NOT_UTF8, message=message, fix=_SAVE_AS_UTF8)
+    if text == b"[" or text.endswith((b"{", b",")):
+        message = "the file is one JSON document over several lines, not one object on each line."
+        return Finding(rule=Rule.JSON_SYNTAX, message=message, fix=_ONE_A_LINE)
+    if b"\r" in text:
+        message = "the file's lines end with a carriage return alone, so all of it is one line."
+        return Finding(rule=Rule.JSON_SYNTAX, message=message, fix="Save the file with line feeds (LF).")
+    return None
 
 
 def _parse(line: bytes, findings: list[Finding]) -> dict[str, Any] | None:
@@ -90,7 +108,7 @@ def _parse(line: bytes, findings: list[Finding]) -> dict[str, Any] | None:
         findings.append(Finding(rule=Rule.NOT_UTF8, message=message, fix=_SAVE_AS_UTF8))
         return None
     try:
-        value = from_json(line, allow_inf_nan=False)
+        value = from_json(line.rstrip(b"\r\n"), allow_inf_nan=False)
     except ValueError as error:
         findings.append(_syntax(str(error)))
         return None

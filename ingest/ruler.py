@@ -41,24 +41,22 @@ class Gauge:
         own = "|".join(re.escape(token) for token in sorted(self._facts.reserved, key=len, reverse=True))
         self.reserved = re.compile(f"{RESERVED.pattern}|{own}") if own else RESERVED
 
-    def check(self, draft: Draft, sides_px: Sequence[tuple[int, int]]) -> Iterator[Finding]:
-        """Yield what is wrong with a row for this base; the row is counted when that is nothing."""
+    def check(self, draft: Draft, sides_px: Sequence[tuple[int, int]]) -> list[Finding]:
+        """Return what is wrong with a row for this base; the row is counted when that is nothing."""
         endless = list(endless_text(draft, self._facts))
         if endless:
-            yield from endless
-            return
+            return endless
         try:
             measure = self._ruler.measure(_messages(draft), sides_px)
         except TemplateRefused as refused:
-            yield template_refused(refused, self._facts)
-            return
+            return [template_refused(refused, self._facts)]
         found = list(example_too_long(draft, measure, self._facts))
         found = found or list(nothing_learned(draft, measure, self._facts))
         if not found:
             self._tokens.append(measure.tokens)
             self._image_tokens.append(measure.image_tokens)
             self._labelled_tokens += measure.labelled_tokens
-        yield from found
+        return found
 
     def statistics(self) -> TokenStatistics:
         """Return the figures of the good rows."""

@@ -1,8 +1,8 @@
 """The whole of validation, as one pure function of a file: used by the child process and by the command line."""
 
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
@@ -73,7 +73,7 @@ def validate(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Begun:
+class _BegunRow:
     """A row whose shape is read and whose images are being looked at."""
 
     row: SourceRow
@@ -181,24 +181,29 @@ class _Validation:
         splits = self._spool.choose(findings, [(found.sha256, found.earlier_sha256) for found in alike])
         for finding in findings:
             self._say(finding, is_fatal=finding.is_error)
+        parted = {found.sha256: found for found in alike if splits[found.example] != splits[found.earlier]}
+        for found in (found for found in parted.values() if not found.is_leak):  # those that are one were said before
+            self._report_at(
+                found.example, look_alike(replace(found, is_leak=True), self._spool.places.shown(found.earlier))
+            )
         if self._refusal is not None:
             return None
         write_index(self._out, self._pictures.entries())
         self._spool_file.seek(0)
         return self._spool.write(self._out, self._spool_file, splits)
 
-    def _begin(self, row: SourceRow, source: Source) -> _Begun:
+    def _begin(self, row: SourceRow, source: Source) -> _BegunRow:
         findings = list(row.findings)
         draft = read_form(row.value, findings, self._columns) if row.value is not None else None
         looks: list[Look] = []
         if draft is not None:
             reserved = self._gauge.reserved if self._gauge else RESERVED
-            findings.extend(check_draft(draft, findings, self.limits, reserved=reserved))
+            findings.extend(check_draft(draft, tuple(findings), self.limits, reserved=reserved))
             references = draft.references[: self.limits.max_images]
             looks = [self._gallery.look(image, source=source, beside=row.file) for image in references]
-        return _Begun(row=row, draft=draft, findings=findings, looks=looks)
+        return _BegunRow(row=row, draft=draft, findings=findings, looks=looks)
 
-    def _take(self, begun: _Begun) -> None:
+    def _take(self, begun: _BegunRow) -> None:
         row, draft, findings = begun.row, begun.draft, begun.findings
         found = [self._gallery.settle(look, findings) for look in begun.looks]
         images = [sha256 for sha256 in found if sha256 is not None]
@@ -213,7 +218,7 @@ class _Validation:
             findings.extend(self._spool.add(draft, tuple(images), row=row.row, file=row.file))
             self._tally.add(draft, len(images))
         is_fatal = self._options.on_bad_row is OnBadRow.FAIL
-        for finding in filter(self._is_news, findings):
+        for finding in self._news(findings):
             self._say(finding, row=row.row, file=row.file, is_fatal=is_fatal and finding.is_error)
 
     def _leave_out(self, row: SourceRow, findings: list[Finding]) -> None:
@@ -232,14 +237,15 @@ class _Validation:
         else:
             self._log.add(finding, row=row, file=file)
 
-    def _is_news(self, finding: Finding) -> bool:
-        """Return whether to report a finding: a field that is not used is said once, not at each of a million rows."""
-        if finding.rule is not Rule.IGNORED_FIELD:
-            return True
-        is_new = finding.message not in self._ignored
-        if len(self._ignored) < self.limits.max_kept_per_rule:
-            self._ignored.add(finding.message)
-        return is_new
+    def _news(self, findings: list[Finding]) -> Iterator[Finding]:
+        """Yield what is to be reported: a field that is not used is said once, not at each of a million rows."""
+        for finding in findings:
+            if finding.rule is not Rule.IGNORED_FIELD:
+                yield finding
+            elif finding.message not in self._ignored and len(self._ignored) <= self.limits.max_kept_per_rule:
+                self._ignored.add(finding.message)
+                is_last = len(self._ignored) > self.limits.max_kept_per_rule
+                yield replace(finding, message=f"{finding.message} And there are more.") if is_last else finding
 
     def _report_unused(self, source: Source) -> None:
         for finding in self._columns.unseen() if self._num_read else ():
@@ -257,7 +263,7 @@ class _Validation:
             message = f"all {self._num_read} rows were skipped, so there is nothing to train on."
             self.refuse(Finding(rule=Rule.NO_TRAINING, message=message, fix="Mend the rows as their issues say."))
         elif 0 < num_left < self.limits.min_rows:
-            message = f"there are only {num_left} rows."
+            message = f"there {'is only 1 row' if num_left == 1 else f'are only {num_left} rows'}."
             fix = f"Enough for a trial; {self.limits.min_rows} or more give something to measure."
             self._log.add(Finding(rule=Rule.FEW_ROWS, message=message, fix=fix))
 

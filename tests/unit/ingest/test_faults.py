@@ -116,6 +116,18 @@ PLANTED = {
         Rule.RESERVED_TOKEN,
         "#/messages/0/content/1/text",
     ),
+    "the assistant twice in a row": (chat(USER, ANSWER, ANSWER), Rule.ROLE_ORDER, "#/messages/2"),
+    "<image> in two parts": (
+        chat(
+            {
+                "role": "user",
+                "content": [{"type": "image"}, {"type": "text", "text": "<ima"}, {"type": "text", "text": "ge>"}],
+            },
+            ANSWER,
+        ),
+        Rule.RESERVED_TOKEN,
+        "#/messages/0/content",
+    ),
     "a NUL in a text": ({**QA, "answer": "7\x00"}, Rule.NUL_CHARACTER, "#/answer"),
     "a missing image": ({**QA, "image": "images/00.png"}, Rule.MISSING_IMAGE, "#/image"),
     "a path that leaves the zip": ({**QA, "image": "../../etc/passwd"}, Rule.MISSING_IMAGE, "#/image"),
@@ -352,6 +364,36 @@ class TestWarnings:
         files = {f"images/{i}.png": make.image(i) for i in range(20)}
         data = make.zip(files | {"train.jsonl": make.lines(rows)})
         assert self.found(check(data)) == [(Rule.IGNORED_FIELD, 1, "#/id")]
+
+    def test_a_field_of_a_text_part_that_is_not_used_is_said(self, make, check):
+        content = [{"type": "image"}, {"type": "text", "text": "Which?", "cache_control": {}}]
+        report = check(make.good_zip(20, rows=[chat({"role": "user", "content": content}, ANSWER)]))
+        assert self.found(report) == [(Rule.IGNORED_FIELD, 21, "#/messages/0/content/1/cache_control")]
+
+    def test_what_stands_on_both_sides_of_an_image_is_no_token(self, make, check):
+        content = [{"type": "text", "text": "<ima"}, {"type": "image"}, {"type": "text", "text": "ge>"}]
+        assert self.found(check(make.good_zip(20, rows=[chat({"role": "user", "content": content}, ANSWER)]))) == []
+
+    def test_of_very_many_fields_that_are_not_used_some_are_named(self, make, check):
+        rows = [{**row, **{f"f{i}": 0 for i in range(50)}} for row in make.rows(20)]
+        files = {f"images/{i}.png": make.image(i) for i in range(20)}
+        report = check(make.zip(files | {"a.jsonl": make.lines(rows)}), max_kept_per_rule=10)
+        assert report.counts.by_rule == {Rule.IGNORED_FIELD: 11}
+        assert "more" not in report.issues[8].message
+
+    def test_the_pointer_of_an_endless_key_is_short(self, make, check):
+        report = check(make.good_zip(20, rows=[{**QA, "answer": "x", "k" * 1_000_000: 1}]))
+        assert [issue.rule for issue in report.issues] == [Rule.IGNORED_FIELD]
+        assert len(report.model_dump_json()) < 10_000
+
+    def test_a_note_is_said_at_the_first_row_also_while_later_rows_are_begun(self, make, check):
+        turned = make.image(
+            kind="JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"
+        )
+        rows = [{**QA, "image": "turned.jpg"}, with_url("data:image/jpeg;base64," + base64.b64encode(turned).decode())]
+        report = check(make.good_zip(20, rows=rows, files={"turned.jpg": turned}))
+        assert (Rule.IMAGE_ROTATED, 21, "#/image") in self.found(report)
+        assert report.counts.by_rule[Rule.IMAGE_ROTATED] == 1
 
     def test_a_key_is_escaped_in_its_pointer(self, make, check):
         report = check(make.good_zip(20, rows=[{**QA, "a/b~c": 1, "answer": "x"}]))

@@ -2,11 +2,13 @@ import hashlib
 import io
 import tracemalloc
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
+from ingest import images
 from ingest.images import quiet, verify
 from ingest.issues import ImageRefused, Rule
 from ingest.limits import Limits
@@ -205,3 +207,56 @@ def test_the_quick_decoding_refuses_the_damage_that_a_full_one_refuses(data):
         except ImageRefused:
             is_taken = False
         assert is_taken == _loads(damaged)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"lossless": True}, {"alpha": 1}, {"exif": b"Exif\0\0II*\0\x08\0\0\0\0\0\0\0\0\0"}]
+)
+def test_the_pixels_of_a_webp_are_known_before_it_is_opened(options):
+    """Pillow makes the canvas of a WEBP when it opens it: 200 MB for one that must still wait for its turn."""
+    size = (320, 241)
+    image = Image.new("RGBA" if options.pop("alpha", 0) else "RGB", size, (9, 9, 9))
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", **options)
+    assert images._webp_pixels(buffer.getvalue()) == size[0] * size[1]
+
+
+def test_what_failed_while_others_held_the_memory_is_looked_at_again_alone(make, monkeypatch):
+    """Eight threads under the child's bound called good images damaged, and another number of threads did not."""
+    held, decoded = [], images._decoded
+
+    def short_of_memory(*arguments):
+        held.append(images._PIXELS._held)
+        if len(held) == 1:
+            raise MemoryError
+        return decoded(*arguments)
+
+    monkeypatch.setattr(images, "_decoded", short_of_memory)
+    assert verify(make.image(1), LIMITS).width_px == 16
+    assert held == [16 * 12, images._PIXELS.size]
+
+
+def test_what_is_stored_is_never_too_large_to_be_uploaded_again():
+    noise = np.random.default_rng(0).integers(0, 256, (400, 500, 4), np.uint8)
+    noise[:, :, 3] = 255 - noise[:, :, 3] // 128
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, "WEBP", quality=80)
+    as_png = len(verify(buffer.getvalue(), LIMITS).data)
+    bound = LIMITS.model_copy(update={"max_image_bytes": as_png - 1})
+    image = verify(buffer.getvalue(), bound)
+    assert len(image.data) < as_png
+    assert images.mime_of(image.data) == "image/webp"
+    with pytest.raises(ImageRefused, match="without transparency, the image has"):
+        verify(buffer.getvalue(), bound.model_copy(update={"max_image_bytes": len(buffer.getvalue())}))
+
+
+def test_a_photograph_on_its_side_keeps_the_tables_it_came_with_when_it_would_grow_too_large():
+    noise = Image.fromarray(np.random.default_rng(1).integers(0, 256, (400, 500, 3), np.uint8))
+    buffer, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6
+    noise.save(buffer, "JPEG", quality=70, exif=exif.tobytes())
+    data = buffer.getvalue()
+    assert len(verify(data, LIMITS).data) > 2 * len(data)
+    image = verify(data, LIMITS.model_copy(update={"max_image_bytes": int(1.2 * len(data))}))
+    assert (image.width_px, image.height_px) == (400, 500)
+    assert len(image.data) <= 1.2 * len(data)

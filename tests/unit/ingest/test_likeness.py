@@ -112,6 +112,7 @@ def test_a_set_of_pictures_that_all_look_alike_can_be_split_all_the_same(make, c
     files = {f"{i}.jpg": saved(scene(1), "JPEG", quality=70 + i) for i in range(20)}
     report = check(make.zip(files | {"a.jsonl": make.lines(rows(files))}))
     assert report.splits == {"train": 18, "validation": 2}
+    assert report.counts.by_rule[Rule.NEAR_SPLIT_LEAK] >= 2, "the split that was chosen parts what looks alike"
 
 
 @pytest.mark.parametrize(

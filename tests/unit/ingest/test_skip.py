@@ -78,7 +78,7 @@ def test_a_fault_of_a_whole_file_refuses_the_set_all_the_same(fault, make, check
 
 
 def test_a_set_of_which_every_row_is_skipped_is_refused(make, check):
-    report = check(make.lines([b"{", {**QA, "answer": ""}]), **SKIP)
+    report = check(make.lines([b"{]", {**QA, "answer": ""}]), **SKIP)
     assert (report.digest, report.num_skipped) == (None, 2)
     assert (report.refusal.rule, report.refusal.row) == (Rule.NO_TRAINING, None)
     assert "all 2 rows were skipped" in report.refusal.message

@@ -1,23 +1,23 @@
-"""Room for so much at once: threads that would need more wait until others are done."""
+"""An allowance that threads share: who would take more than is left waits until others give back."""
 
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-class Room:
-    """A bound on the sum of what threads hold. What alone is more than all there is gets in alone."""
+class Allowance:
+    """A bound on the sum of what threads hold. Who wants more than there is gets it alone."""
 
     def __init__(self, size: int) -> None:
-        self._size = size
+        self.size = size
         self._held = 0
         self._changed = threading.Condition()
 
     @contextmanager
     def hold(self, amount: int) -> Iterator[None]:
-        """Wait for room, and keep it until the block ends."""
+        """Wait until there is so much, and hold it until the block ends."""
         with self._changed:
-            self._changed.wait_for(lambda: self._held == 0 or self._held + amount <= self._size)
+            self._changed.wait_for(lambda: self._held == 0 or self._held + amount <= self.size)
             self._held += amount
         try:
             yield
