@@ -1,5 +1,6 @@
 """Parquet with embedded images, as Hugging Face writes it: a struct of `bytes` and `path`, or plain bytes."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import IO, Any
 
@@ -7,7 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic_core import from_json
 
-from ingest.issues import Finding, Rule, SourceFault
+from ingest.columns import escape
+from ingest.issues import Finding, Rule, SourceFault, shown
 from ingest.limits import Limits
 from ingest.sources import RowsOnly, SourceRow
 
@@ -34,6 +36,7 @@ class ParquetSource(RowsOnly):
                     fix="Split it into several data sets.",
                 )
             )
+        _refuse_twins(pa.struct(list(self._file.schema_arrow)))
 
     def count_rows(self) -> int:
         """Return the number of rows that the footer declares."""
@@ -51,6 +54,22 @@ class ParquetSource(RowsOnly):
                     yield SourceRow(row=number, file=None, value=decoded)
         except _ERRORS as error:
             raise SourceFault(_unreadable(error), row=number + 1) from error
+
+
+def _refuse_twins(kind: pa.DataType, pointer: str = "#") -> None:
+    """Raise `SourceFault` when two columns, or two fields inside of one, have the same name: either could be meant."""
+    if pa.types.is_struct(kind):
+        counts = Counter(field.name for field in kind)
+        for field in kind:
+            at = f"{pointer}/{escape(field.name)}"
+            if counts[field.name] > 1:
+                what = "columns" if pointer == "#" else "fields"
+                message = f"several {what} have the name {shown(field.name)}, and nothing says which is meant."
+                fix = "Rename one of them or leave it out, and write the file again."
+                raise SourceFault(Finding(rule=Rule.UNREADABLE, pointer=at, message=message, fix=fix))
+            _refuse_twins(field.type, at)
+    elif pa.types.is_nested(kind) and hasattr(kind, "value_type"):
+        _refuse_twins(kind.value_type, pointer)
 
 
 def _decoder(kind: pa.DataType) -> Callable[[Any], Any]:
