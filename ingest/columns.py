@@ -64,6 +64,11 @@ class Columns:
             self._unseen.pop(field, None)
         return found
 
+    @property
+    def names(self) -> frozenset[str]:
+        """Return what the upload may call the fields."""
+        return frozenset(map(self.name, FIELDS))
+
     def pointer(self, field: str) -> str:
         """Return the pointer of a field in the upload's own words."""
         return f"#/{escape(self.name(field))}"

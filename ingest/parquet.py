@@ -1,7 +1,7 @@
 """Parquet with embedded images, as Hugging Face writes it: a struct of `bytes` and `path`, or plain bytes."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import IO, Any
 
 import pyarrow as pa
@@ -20,14 +20,19 @@ _ERRORS = (pa.ArrowException, ValueError, TypeError, OSError, OverflowError)
 class ParquetSource(RowsOnly):
     """A Parquet file; its rows count from 1."""
 
-    def __init__(self, stream: IO[bytes], limits: Limits) -> None:
+    def __init__(self, stream: IO[bytes], limits: Limits, names: Collection[str]) -> None:
+        """Take a file, and the names of the columns that may be used.
+
+        Other columns are not read, for what nobody uses need not be whole: rows have their names without their values.
+        """
         super().__init__("a Parquet file")
         try:
             self._file = pq.ParquetFile(stream, pre_buffer=False, arrow_extensions_enabled=True)
-            metadata = self._file.metadata
-            declared = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
+            schema, metadata = self._file.schema_arrow, self._file.metadata
+            groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
         except _ERRORS as error:
             raise SourceFault(_unreadable(error)) from error
+        declared = sum(group.total_byte_size for group in groups)
         if declared > limits.max_total_bytes:
             raise SourceFault(
                 Finding(
@@ -36,7 +41,10 @@ class ParquetSource(RowsOnly):
                     fix="Split it into several data sets.",
                 )
             )
-        _refuse_twins(pa.struct(list(self._file.schema_arrow)))
+        used = [field for field in schema if field.name in names]
+        _refuse_twins(pa.struct(used))
+        self._columns = {field.name: _decoder(field.type) for field in used}
+        self._unread = dict.fromkeys(name for name in schema.names if name not in names)
 
     def count_rows(self) -> int:
         """Return the number of rows that the footer declares."""
@@ -46,14 +54,27 @@ class ParquetSource(RowsOnly):
         """Yield every row as the object that its JSON form would be; columns that are null are left out."""
         number = 0
         try:
-            decode = _decoder(pa.struct(list(self._file.schema_arrow)))
-            for batch in self._file.iter_batches(batch_size=_BATCH_ROWS, use_threads=False):
-                for value in batch.to_pylist():
-                    decoded = _without_nulls(decode(value))
+            for batch in self._file.iter_batches(_BATCH_ROWS, columns=list(self._columns), use_threads=False):
+                columns = {name: batch.column(name) for name in self._columns}
+                for at in range(batch.num_rows):
+                    row = self._row(number + 1, {name: column[at] for name, column in columns.items()})
                     number += 1
-                    yield SourceRow(row=number, file=None, value=decoded)
+                    yield row
         except _ERRORS as error:
             raise SourceFault(_unreadable(error), row=number + 1) from error
+
+    def _row(self, number: int, cells: dict[str, Any]) -> SourceRow:
+        value: dict[str, Any] = dict(self._unread)
+        findings = []
+        for name, cell in cells.items():
+            try:
+                found = _without_nulls(self._columns[name](cell.as_py()))
+            except _ERRORS as error:
+                findings.append(_innermost(cell, error, f"#/{escape(name)}"))
+            else:
+                if found is not None:
+                    value[name] = found
+        return SourceRow(row=number, file=None, value=None if findings else value, findings=tuple(findings))
 
 
 def _refuse_twins(kind: pa.DataType, pointer: str = "#") -> None:
@@ -98,6 +119,35 @@ def _without_nulls(value: Any) -> Any:
     if isinstance(value, list):
         return [_without_nulls(item) for item in value]
     return value
+
+
+def _innermost(cell: Any, error: Exception, pointer: str) -> Finding:
+    """Return what is wrong with a cell that cannot be read, at the first place inside of it that cannot."""
+    for key, part in _parts(cell):
+        try:
+            _decoder(part.type)(part.as_py())
+        except _ERRORS as inner:
+            return _innermost(part, inner, f"{pointer}/{escape(str(key))}")
+    return _bad_cell(cell.type, error).at(pointer)
+
+
+def _parts(cell: Any) -> Iterator[tuple[object, Any]]:
+    if isinstance(cell, pa.StructScalar):
+        yield from cell.items()
+    elif isinstance(cell, pa.ListScalar) and cell.is_valid:
+        yield from enumerate(cell.values)
+
+
+def _bad_cell(kind: pa.DataType, error: Exception) -> Finding:
+    if isinstance(error, UnicodeDecodeError):
+        message = f"the text is not UTF-8: byte 0x{error.object[error.start]:02x} at position {error.start + 1}."
+        fix = "Decode the text with the encoding that it has, and write it again; bytes that are no text want a column of bytes."
+        return Finding(rule=Rule.NOT_UTF8, message=message, fix=fix)
+    if isinstance(kind, pa.JsonType):
+        fix = "Write the value with a JSON library, or the column as plain text."
+        return Finding(rule=Rule.JSON_SYNTAX, message=f"the value is not JSON: {error}.", fix=fix)
+    message = f"the value, of the type {shown(str(kind))}, cannot be read."
+    return Finding(rule=Rule.WRONG_TYPE, message=message, fix="Write text as strings, and images as bytes.")
 
 
 def _unreadable(error: Exception) -> Finding:

@@ -1,7 +1,7 @@
 """The containers behind one face: rows in order, and files by name."""
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -75,13 +75,19 @@ class RowsOnly:
         return iter(())
 
 
-def open_source(path: Path, container: Container, limits: Limits, *, scratch: Path) -> AbstractContextManager[Source]:
-    """Open an uploaded file, or a folder, for reading; `scratch` is a folder for what must be unpacked, in files without names."""
-    return _open(path, container, limits, scratch)
-
-
 @contextmanager
-def _open(path: Path, container: Container, limits: Limits, scratch: Path) -> Iterator[Source]:
+def open_source(
+    path: Path, container: Container, limits: Limits, *, names: Collection[str], scratch: Path
+) -> Iterator[Source]:
+    """Open an uploaded file, or a folder, for reading.
+
+    Args:
+        path: where it is.
+        container: what it is.
+        limits: the bounds.
+        names: of the columns that may be used; others may be left unread.
+        scratch: a folder for what must be unpacked, in files without names.
+    """
     if container is Container.FOLDER:
         from ingest.folder import FolderSource
 
@@ -92,7 +98,7 @@ def _open(path: Path, container: Container, limits: Limits, scratch: Path) -> It
             case Container.PARQUET:
                 from ingest.parquet import ParquetSource  # pyarrow takes a third of a second to import
 
-                yield ParquetSource(stream, limits)
+                yield ParquetSource(stream, limits, names)
             case Container.ZIP:
                 from ingest.archive import ZipSource
 

@@ -63,7 +63,9 @@ def validate(
         gallery = Gallery(pack, options.limits, pictures, threads, remote=options.remote)
         validation = _Validation(out, spool, gallery, pictures, options)
         try:
-            with open_source(path, container, validation.limits, scratch=out) as source:
+            with open_source(
+                path, container, options.limits, names=Columns(options.columns).names, scratch=out
+            ) as source:
                 validation.read(source, on_progress, max_running=threads.max_running)
         except SourceFault as fault:
             validation.refuse(fault.finding, row=fault.row, file=fault.file)

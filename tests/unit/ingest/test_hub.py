@@ -14,6 +14,7 @@ from datasets import ClassLabel, Features, Image, List, Value
 
 from core.errors import FailureCode
 from core.events import Failure, Log, Resolved, Result, Stopped, parse
+from ingest.columns import FIELDS
 from ingest.limits import Limits
 from ingest.origins import HubOrigin
 from ingest.parquet import ParquetSource
@@ -59,7 +60,7 @@ def fetch(tmp_path, hub):
         rows = []
         if isinstance(seen[-1], Result):
             with (staging / "rows.parquet").open("rb") as stream:
-                rows = [row.value for row in ParquetSource(stream, Limits()).rows()]
+                rows = [row.value for row in ParquetSource(stream, Limits(), {*FIELDS, "label"}).rows()]
             assert seen[-1].data == {"num_rows": len(rows)}
         elif isinstance(seen[-1], Failure):
             assert seen[-1].remedy

@@ -1,4 +1,6 @@
-"""Parquet: what is said of a table that cannot be meant."""
+"""Parquet: a bad cell costs its row, and an unused column nothing."""
+
+import json
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,6 +13,8 @@ from ingest.skipped import OnBadRow
 from ingest.validate import validate
 
 NUM_ROWS = 40
+BAD = 31
+NO_UTF8 = "\udcff"  # stands for a byte that is no UTF-8
 
 
 @pytest.fixture
@@ -27,12 +31,98 @@ def check(tmp_path):
     return run
 
 
-def captions():
-    return pa.array([f"c{row}" for row in range(NUM_ROWS)])
+def text(*values):
+    """Return a column of text; what Parquet calls text is checked by nobody who writes it."""
+    return pa.array([value.encode(errors="surrogateescape") for value in values], pa.binary()).view(pa.string())
+
+
+def captions(*, bad=None):
+    return text(*(bad if bad and row == BAD else f"c{row}" for row in range(1, NUM_ROWS + 1)))
+
+
+def as_json(*texts):
+    return pa.ExtensionArray.from_storage(pa.json_(), pa.array(texts, pa.string()))
 
 
 def images(make, count=NUM_ROWS):
     return [make.image(number) for number in range(count)]
+
+
+def places(report):
+    return [(issue.row, issue.rule, issue.pointer) for issue in report.issues]
+
+
+def test_a_text_that_is_no_utf8_is_told_at_its_row_and_column_and_costs_no_other(make, check):
+    """One cell of row 31 refused the file at row 17 as cut off or damaged, also where bad rows were to be skipped."""
+    table = {"image": images(make), "caption": captions(bad=f"ab{NO_UTF8}")}
+    report = check(table)
+    assert places(report) == [(BAD, Rule.NOT_UTF8, "#/caption")]
+    assert "byte 0xff at position 3" in report.refusal.message
+    report = check(table, skip=True)
+    assert (report.refusal, report.rows.kept) == (None, NUM_ROWS - 1)
+    assert [(skipped.rules, skipped.rows) for skipped in report.skipped] == [([Rule.NOT_UTF8], [BAD])]
+
+
+def test_json_that_is_none_is_told_at_its_row_and_costs_no_other(make, check):
+    cells = ['"A square."'] * NUM_ROWS
+    cells[BAD - 1] = '"'
+    report = check({"image": images(make), "caption": as_json(*cells)}, skip=True)
+    assert places(report) == [(BAD, Rule.JSON_SYNTAX, "#/caption")]
+    assert report.rows.kept == NUM_ROWS - 1
+
+
+def test_a_bad_cell_deep_inside_is_told_with_its_place(check):
+    contents = text(*["What?", "That."] * 2, "What?", NO_UTF8)
+    turns = pa.StructArray.from_arrays([text(*["user", "assistant"] * 3), contents], ["role", "content"])
+    messages = pa.ListArray.from_arrays([0, 2, 4, 6], turns)
+    report = check({"messages": messages}, skip=True)
+    assert (3, Rule.NOT_UTF8, "#/messages/1/content") in places(report)
+    assert report.rows.kept == 2
+
+
+def test_bad_json_deep_inside_is_told_with_its_place(check):
+    contents = as_json('"What?"', json.dumps([{"type": "text", "text": "That."}]), '"What?"', "That.")
+    turns = pa.StructArray.from_arrays([text(*["user", "assistant"] * 2), contents], ["role", "content"])
+    messages = pa.ListArray.from_arrays([0, 2, 4], turns)
+    report = check({"messages": messages}, skip=True)
+    assert (2, Rule.JSON_SYNTAX, "#/messages/1/content") in places(report)
+    assert report.rows.kept == 1
+
+
+def test_a_value_that_nobody_can_read_is_told_at_its_row(make, check):
+    there = pa.array([0] * NUM_ROWS, pa.timestamp("us", tz="Mars/Base"))
+    report = check({"image": images(make), "caption": there})
+    assert places(report)[0] == (1, Rule.WRONG_TYPE, "#/caption")
+    assert "timestamp[us, tz=Mars/Base]" in report.refusal.message
+
+
+@pytest.mark.parametrize(
+    "unused",
+    [
+        text(*["x"] * (NUM_ROWS - 1), NO_UTF8),
+        as_json(*["no JSON"] * NUM_ROWS),
+        pa.array([0] * NUM_ROWS, pa.timestamp("us", tz="Mars/Base")),
+        pa.array([2**62] * NUM_ROWS, pa.timestamp("us")),
+    ],
+    ids=["text", "JSON", "time zone", "time"],
+)
+def test_what_stands_in_a_column_that_nobody_uses_is_never_read(make, check, unused):
+    report = check({"note/1": unused, "image": images(make), "caption": captions()})
+    assert places(report) == [(1, Rule.IGNORED_FIELD, "#/note~11")]
+    assert (report.refusal, report.rows.kept) == (None, NUM_ROWS)
+
+
+def test_a_field_whose_name_is_mapped_away_is_not_read_either(make, check):
+    table = {"caption": captions(bad=NO_UTF8), "label": captions(), "image": images(make)}
+    report = check(table, columns={"caption": "label"})
+    assert places(report) == [(1, Rule.IGNORED_FIELD, "#/caption")]
+
+
+def test_a_file_of_other_columns_is_told_which_they_are(check):
+    report = check({"img_path": ["a.png"] * 2, "label": ["x"] * 2})
+    assert places(report)[0] == (1, Rule.UNKNOWN_FORM, "#")
+    assert 'it has "img_path", "label".' in report.issues[0].message
+    assert report.rows.read == 2
 
 
 def test_two_columns_of_one_name_are_refused_by_it(make, check):
@@ -45,8 +135,13 @@ def test_two_columns_of_one_name_are_refused_by_it(make, check):
 
 
 def test_two_fields_of_one_name_inside_of_a_column_are_refused_as_well(make, check):
-    turns = pa.StructArray.from_arrays(
-        [pa.array([value]) for value in ("user", "Hi", "Ho")], ["role", "content", "content"]
-    )
+    turns = pa.StructArray.from_arrays([text("user"), text("Hi"), text("Ho")], ["role", "content", "content"])
     report = check({"images": [[make.image()]], "messages": pa.ListArray.from_arrays([0, 1], turns)})
     assert (report.refusal.rule, report.refusal.pointer) == (Rule.UNREADABLE, "#/messages/content")
+
+
+def test_two_columns_of_one_name_that_nobody_uses_are_one_that_is_ignored(make, check):
+    table = pa.Table.from_arrays(
+        [pa.array(images(make)), captions(), captions(), captions()], ["image", "caption", "note", "note"]
+    )
+    assert places(check(table)) == [(1, Rule.IGNORED_FIELD, "#/note")]

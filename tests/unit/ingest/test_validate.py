@@ -155,13 +155,6 @@ def test_json_inside_of_parquet_is_what_it_stands_for(make, check, tmp_path):
     assert _parts(_examples(tmp_path)[0]) == [("user", ["IMAGE", "What?"]), ("assistant", ["That."])]
 
 
-def test_json_inside_of_parquet_that_is_none_ends_the_reading_there(check):
-    report = check(_parquet({"image": ["a.png"] * 2, "caption": _as_json('"A square."', '"')}))
-    assert [(issue.row, issue.rule) for issue in report.issues if issue.rule is Rule.UNREADABLE] == [
-        (2, Rule.UNREADABLE)
-    ]
-
-
 def test_faults_in_a_parquet_are_found_at_their_row(make, check):
     images = [make.image(i) for i in range(9)] + [b"no image", None]
     texts = ["x"] * 8 + ["", "x", "x"]
