@@ -1,6 +1,8 @@
-"""Parquet: a bad cell costs its row, and an unused column nothing."""
+"""Parquet: a bad cell costs its row, an unused column nothing, and large rows no more memory than a few of them."""
 
+import io
 import json
+import os
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -8,9 +10,12 @@ import pytest
 
 from ingest.container import Container
 from ingest.issues import Rule
+from ingest.limits import MIB, Limits
 from ingest.options import Options
+from ingest.parquet import ParquetSource
 from ingest.skipped import OnBadRow
 from ingest.validate import validate
+from tests.conftest import run_python
 
 NUM_ROWS = 40
 BAD = 31
@@ -145,3 +150,50 @@ def test_two_columns_of_one_name_that_nobody_uses_are_one_that_is_ignored(make, 
         [pa.array(images(make)), captions(), captions(), captions()], ["image", "caption", "note", "note"]
     )
     assert places(check(table)) == [(1, Rule.IGNORED_FIELD, "#/note")]
+
+
+def large(num_rows, row_bytes, **how):
+    """Return a file of rows with ten pictures each, in one row group and with small pages."""
+    rows = [[os.urandom(row_bytes // 10) for _ in range(10)] for _ in range(num_rows)]
+    out = io.BytesIO()
+    pages = {"use_dictionary": False, "write_batch_size": 1, "data_page_size": 64 * 1024} | how
+    pq.write_table(pa.table({"images": rows, "caption": ["x"] * num_rows}), out, **pages)
+    out.seek(0)
+    return out
+
+
+def test_of_large_rows_only_a_few_are_in_memory_at_once():
+    """Sixteen rows of ten pictures of 10 MiB, a legal file, were read in one piece, which the child's bound forbids."""
+    row_bytes = 8 * MIB
+    before = pa.total_allocated_bytes()
+    source = ParquetSource(large(12, row_bytes), Limits(), {"images", "caption"})
+    peak = max(pa.total_allocated_bytes() - before for _ in source.rows())
+    assert row_bytes / 2 < peak < 6 * row_bytes
+
+
+_BOUNDED = """
+import os, pathlib, resource
+from ingest.limits import MIB, Limits
+from ingest.issues import SourceFault
+from ingest.parquet import ParquetSource
+mapped = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (mapped + 96 * MIB, resource.RLIM_INFINITY))
+with open(os.environ["TABLE"], "rb") as stream:
+    try:
+        print(sum(1 for row in ParquetSource(stream, Limits(), {"images", "caption"}).rows()), "rows")
+    except SourceFault as fault:
+        print(fault.row, fault.finding.rule, fault.finding.fix)
+"""
+
+
+def test_a_file_is_read_that_is_larger_than_memory(tmp_path):
+    (tmp_path / "a.parquet").write_bytes(large(16, 8 * MIB).read())
+    done = run_python(_BOUNDED, TABLE=str(tmp_path / "a.parquet"))
+    assert done.stdout == "16 rows\n", done.stderr
+
+
+def test_what_does_not_fit_into_memory_is_not_called_damage(tmp_path):
+    (tmp_path / "a.parquet").write_bytes(large(16, 8 * MIB, write_batch_size=1024).read())  # in one page
+    done = run_python(_BOUNDED, TABLE=str(tmp_path / "a.parquet"))
+    assert done.stdout.startswith("1 too_much_data "), done.stderr
+    assert "row groups" in done.stdout
