@@ -80,7 +80,8 @@ class _RowReader:
     def text(self, field: str) -> TextDraft | None:
         pointer, name = self.columns.pointer(field), shown(self.columns.name(field))
         if not self.has(field):
-            self.say(Rule.MISSING_FIELD, pointer, f"the row has no {name}.", f"Add {name} as text.")
+            fix = f"Add {name} as text{self._or_map(field)}."
+            self.say(Rule.MISSING_FIELD, pointer, f"the row has no {name}.", fix)
             return None
         return self.text_at(pointer, self.field(field))
 
@@ -110,7 +111,7 @@ class _RowReader:
             self.say(Rule.WRONG_TYPE, self.columns.pointer("image"), both, f"Keep {many}.")
         if not fields:
             if needed:
-                fix = f"Add {one} with the path of a file in the upload, or a data: URL."
+                fix = f"Add {one} with the path of a file in the upload, or a data: URL{self._or_map('image')}."
                 self.say(Rule.MISSING_FIELD, self.columns.pointer("image"), f"the row has no {one}.", fix)
             return self.columns.pointer("images"), ()
         pointer, value = self.columns.pointer(fields[0]), self.field(fields[0])
@@ -120,6 +121,10 @@ class _RowReader:
             self.say(Rule.MISSING_FIELD, pointer, "the list of images is empty.", "Name at least one image.")
         references = (self.reference(at, item) for at, item in zip(pointers, found, strict=True))
         return pointer, tuple(reference for reference in references if reference is not None)
+
+    def _or_map(self, field: str) -> str:
+        is_mapped = field in self.columns.mapping
+        return "" if is_mapped else "; or let `columns` say which of your names stands for it"
 
     def reference(self, pointer: str, value: Any) -> ImageReference | None:
         if isinstance(value, dict) and isinstance(value.get("bytes"), bytes):

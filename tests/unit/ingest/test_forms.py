@@ -53,6 +53,25 @@ def test_an_image_with_a_text_asks_the_fixed_question(make, check, tmp_path):
     assert texts == [CAPTION_PROMPT, "Number 5."]
 
 
+@pytest.mark.parametrize(
+    ("row", "columns", "missed", "is_told"),
+    [
+        ({"file_name": "images/0.png", "caption": "x"}, {}, "#/image", True),
+        ({"image": "images/0.png", "question": "Which?", "label": "7"}, {}, "#/answer", True),
+        ({"file_name": "images/0.png", "caption": "x"}, {"image": "img_path"}, "#/img_path", False),
+        ({"image": "images/0.png", "question": "Which?"}, {"answer": "label"}, "#/label", False),
+    ],
+)
+def test_a_field_that_may_have_another_name_is_missed_with_the_way_to_map_it(
+    check_columns, row, columns, missed, is_told
+):
+    """Such as `file_name`, of Hugging Face's folders of pictures: 'Add "image"' was all that was said."""
+    issues = check_columns([row], columns).issues
+    issue = next(issue for issue in issues if issue.rule is Rule.MISSING_FIELD)
+    assert issue.pointer == missed
+    assert ("let `columns` say which of your names stands for it" in issue.fix) is is_told
+
+
 def test_a_text_beside_a_caption_is_not_used_and_that_is_said(make, check_columns):
     rows = [{"image": row["image"], "caption": row["answer"], "text": "x"} for row in make.rows(20)]
     assert found(check_columns(rows, {})) == [(Rule.IGNORED_FIELD, 1, "#/text")]
