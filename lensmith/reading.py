@@ -11,7 +11,7 @@ SkipBadRows = Annotated[bool, typer.Option("--skip-bad-rows", help="leave them o
 MeasuredFor = Annotated[
     str | None, typer.Option("--base-model", help="measure the rows for it; one that a job would refuse is a bad row")
 ]
-LongestEdge = Annotated[int | None, typer.Option(help="image.longest_edge of the job")]
+LongestEdge = Annotated[int | None, typer.Option(min=32, max=4096, help="image.longest_edge of the job")]
 Split = Annotated[bool | None, typer.Option("--split/--no-split", help="image.split of the job")]
 
 

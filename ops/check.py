@@ -6,21 +6,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
 from core.errors import Invalid, WorkFailed
 from core.settings import Settings
-from ingest.columns import parse_columns
+from ingest.columns import check_columns
 from ingest.container import Container, sniff
 from ingest.issues import Issue, Rule, Severity, shown
 from ingest.skipped import OnBadRow
+from lensmith.reading import Columns, LongestEdge, MeasuredFor, SkipBadRows, Split, json_object, measuring
+from lensmith.terminal import DATA_REFUSED, AsJson, complain, err, out
 
 if TYPE_CHECKING:
     from ingest.report import Report  # pyarrow, which no other command needs
     from ingest.statistics import Spread, TokenStatistics
 
-REFUSED = 3
 _SHOWN_ROWS = 5
 _STYLES = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.INFO: "blue"}
 _ORDER = list(_STYLES)
@@ -28,45 +28,41 @@ _ORDER = list(_STYLES)
 
 def check_command(
     path: Annotated[Path, typer.Argument(exists=True, help="a zip, tar, tar.gz, JSONL or Parquet file, or a folder")],
-    columns: Annotated[str | None, typer.Option(help='your names, {"image": "img_path", "answer": "label"}')] = None,
-    base_model: Annotated[str | None, typer.Option(help="also measure the rows for it, as `upload` does")] = None,
-    longest_edge: Annotated[int | None, typer.Option(min=32, max=4096, help="image.longest_edge of the job")] = None,
+    columns: Columns = None,
+    base_model: MeasuredFor = None,
+    longest_edge: LongestEdge = None,
     *,
-    split: Annotated[bool | None, typer.Option("--split/--no-split", help="image.split of the job")] = None,
-    skip_bad_rows: Annotated[bool, typer.Option("--skip-bad-rows", help="as `upload` does with it")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="print the report as JSON")] = False,
+    split: Split = None,
+    skip_bad_rows: SkipBadRows = False,
+    as_json: AsJson = False,
 ) -> None:
     """Check a data set as the server would, without one; exit status 3 when it is refused.
 
     In a folder, names that begin with a dot are passed over. Nothing is fetched from the network but the settings of a
     base model that is not here yet.
     """
-    image = {name: value for name, value in (("longest_edge", longest_edge), ("split", split)) if value is not None}
-    if image and base_model is None:
+    measured = measuring(base_model, longest_edge, split=split)
+    if measured["image"] and base_model is None:
         raise typer.BadParameter("image options are for a base model, and none is named", param_hint="--base-model")
-    complaints = Console(stderr=True, highlight=False, soft_wrap=True)
-    reading = {"columns": _mapping(columns) or {}, "on_bad_row": OnBadRow.SKIP if skip_bad_rows else OnBadRow.FAIL}
+    reading = {"columns": _mapping(columns), "on_bad_row": OnBadRow.SKIP if skip_bad_rows else OnBadRow.FAIL}
     try:
-        if base_model is None:
-            report = _check(path, reading, complaints)
-        else:
-            report = _measure(path, reading | {"base_model": base_model, "image": image}, complaints)
+        report = _check(path, reading) if base_model is None else _measure(path, reading | measured)
     except WorkFailed as failure:
         said = f"{failure.detail.rstrip('.')}. {failure.remedy}"
-        complaints.print(Text.assemble(("✗", "red"), " ", _visible(said[:1].upper() + said[1:])))
+        complain(_visible(said[:1].upper() + said[1:]))
         raise typer.Exit(1) from failure
     except Invalid as refusal:
-        complaints.print(Text.assemble(("✗", "red"), " ", refusal.detail))
-        raise typer.Exit(REFUSED) from refusal
+        complain(refusal.detail)
+        raise typer.Exit(DATA_REFUSED) from refusal
     except OSError as error:
-        complaints.print(Text.assemble(("✗", "red"), " ", _system_sentence(error)))
+        complain(_system_sentence(error))
         raise typer.Exit(1) from error
     if as_json:
         typer.echo(report.model_dump_json(indent=2))
     else:
         for line in describe(report):
-            Console(highlight=False, soft_wrap=True).print(line)
-    raise typer.Exit(REFUSED if report.refusal is not None else 0)
+            out.print(line)
+    raise typer.Exit(DATA_REFUSED if report.refusal is not None else 0)
 
 
 def describe(report: "Report") -> Iterator[Text]:
@@ -79,19 +75,21 @@ def describe(report: "Report") -> Iterator[Text]:
         yield from _measured(report.statistics.tokens)
 
 
-def _mapping(columns: str | None) -> dict[str, str] | None:
+def _mapping(columns: str | None) -> dict[str, str]:
+    if columns is None:
+        return {}
     try:
-        return parse_columns(columns) if columns is not None else None
+        return check_columns(json_object(columns, "--columns"))
     except Invalid as error:
         raise typer.BadParameter(error.detail, param_hint="--columns") from error
 
 
-def _check(path: Path, reading: dict[str, Any], complaints: Console) -> "Report":
+def _check(path: Path, reading: dict[str, Any]) -> "Report":
     from ingest.options import Options
     from ingest.validate import validate  # Pillow and pyarrow as well
 
     container = _container(path)
-    with tempfile.TemporaryDirectory(prefix="lensmith-check-") as folder, complaints.status("checking") as status:
+    with tempfile.TemporaryDirectory(prefix="lensmith-check-") as folder, err.status("checking") as status:
 
         def show(done: int, total: int | None) -> None:
             status.update(_progress(done, total))
@@ -99,7 +97,7 @@ def _check(path: Path, reading: dict[str, Any], complaints: Console) -> "Report"
         return validate(path, container, Path(folder), Options(**reading), on_progress=show)
 
 
-def _measure(path: Path, reading: dict[str, Any], complaints: Console) -> "Report":
+def _measure(path: Path, reading: dict[str, Any]) -> "Report":
     """Check in a process of its own, because that one loads the base's tokenizer and with it torch."""
     from core.events import ChildEvent, Progress
     from ops.apart import validate_apart
@@ -107,7 +105,7 @@ def _measure(path: Path, reading: dict[str, Any], complaints: Console) -> "Repor
     models_dir = Settings().layout.models
     spec = reading | {"source": str(path.absolute()), "container": _container(path), "models_dir": str(models_dir)}
     loading = f"loading {reading['base_model']}"
-    with tempfile.TemporaryDirectory(prefix="lensmith-check-") as folder, complaints.status(Text(loading)) as status:
+    with tempfile.TemporaryDirectory(prefix="lensmith-check-") as folder, err.status(Text(loading)) as status:
 
         def show(event: ChildEvent) -> None:
             if isinstance(event, Progress):
