@@ -271,7 +271,7 @@ def _called(path: str | None, refusal: Finding) -> Finding:
 def _not_fetched(url: str) -> Finding:
     return Finding(
         rule=Rule.REMOTE_IMAGE,
-        message=f"the image {shown(without_query(url))} lies elsewhere; this server fetches no images from the network.",
-        fix="Put the image in as a data: URL, or upload a zip that holds it and write its path; or have the operator "
-        "set LENSMITH_REMOTE_IMAGES=true, and https images are fetched.",
+        message=f"the image {shown(without_query(url))} lies elsewhere, and no images are fetched from the network here.",
+        fix="Put the image in as a data: URL, or upload a zip that holds it and write its path; or have https "
+        "images fetched: a server does so with LENSMITH_REMOTE_IMAGES=true, `lensmith datasets check` with --fetch.",
     )

@@ -13,6 +13,7 @@ from core.settings import Settings
 from ingest.columns import check_columns
 from ingest.container import Container, sniff
 from ingest.issues import Issue, Rule, Severity, shown
+from ingest.limits import RemoteLimits
 from ingest.skipped import OnBadRow
 from lensmith.reading import Columns, LongestEdge, MeasuredFor, SkipBadRows, Split, json_object, measuring
 from lensmith.terminal import DATA_REFUSED, AsJson, complain, err, out
@@ -26,7 +27,7 @@ _STYLES = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.INFO: "bl
 _ORDER = list(_STYLES)
 
 
-def check_command(
+def check_command(  # noqa: PLR0913 - one for each option
     path: Annotated[Path, typer.Argument(exists=True, help="a zip, tar, tar.gz, JSONL or Parquet file, or a folder")],
     columns: Columns = None,
     base_model: MeasuredFor = None,
@@ -34,19 +35,23 @@ def check_command(
     *,
     split: Split = None,
     skip_bad_rows: SkipBadRows = False,
+    fetch: Annotated[
+        bool, typer.Option("--fetch", help="fetch images with an https URL; else they are errors")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Check a data set as the server would, without one; exit status 3 when it is refused.
 
-    In a folder, names that begin with a dot are passed over. Nothing is fetched from the network but the settings of a
-    base model that is not here yet.
+    In a folder, names that begin with a dot are passed over. Without --fetch nothing is fetched from the network but the
+    settings of a base model that is not here yet, and a row with a URL is an error, as on a server that fetches no images.
     """
     measured = measuring(base_model, longest_edge, split=split)
     if measured["image"] and base_model is None:
         raise typer.BadParameter("image options are for a base model, and none is named", param_hint="--base-model")
     reading = {"columns": _mapping(columns), "on_bad_row": OnBadRow.SKIP if skip_bad_rows else OnBadRow.FAIL}
+    remote = RemoteLimits() if fetch else None
     try:
-        report = _check(path, reading) if base_model is None else _measure(path, reading | measured)
+        report = _check(path, reading, remote) if base_model is None else _measure(path, reading | measured, remote)
     except WorkFailed as failure:
         said = f"{failure.detail.rstrip('.')}. {failure.remedy}"
         complain(_visible(said[:1].upper() + said[1:]))
@@ -84,26 +89,29 @@ def _mapping(columns: str | None) -> dict[str, str]:
         raise typer.BadParameter(error.detail, param_hint="--columns") from error
 
 
-def _check(path: Path, reading: dict[str, Any]) -> "Report":
+def _check(path: Path, reading: dict[str, Any], remote: RemoteLimits | None) -> "Report":
     from ingest.options import Options
+    from ingest.remote import RemoteImages
     from ingest.validate import validate  # Pillow and pyarrow as well
 
     container = _container(path)
+    options = Options(**reading, remote=RemoteImages(remote) if remote is not None else None)
     with tempfile.TemporaryDirectory(prefix="lensmith-check-") as folder, err.status("checking") as status:
 
         def show(done: int, total: int | None) -> None:
             status.update(_progress(done, total))
 
-        return validate(path, container, Path(folder), Options(**reading), on_progress=show)
+        return validate(path, container, Path(folder), options, on_progress=show)
 
 
-def _measure(path: Path, reading: dict[str, Any]) -> "Report":
+def _measure(path: Path, reading: dict[str, Any], remote: RemoteLimits | None) -> "Report":
     """Check in a process of its own, because that one loads the base's tokenizer and with it torch."""
     from core.events import ChildEvent, Progress
     from ops.apart import validate_apart
 
     models_dir = Settings().layout.models
     spec = reading | {"source": str(path.absolute()), "container": _container(path), "models_dir": str(models_dir)}
+    spec["remote"] = remote.model_dump() if remote is not None else None
     loading = f"loading {reading['base_model']}"
     with tempfile.TemporaryDirectory(prefix="lensmith-check-") as folder, err.status(Text(loading)) as status:
 

@@ -20,6 +20,7 @@ from ingest.validate import validate
 from ops.apart import validate_apart
 from ops.cli import app
 from tests.unit.ingest.conftest import Make
+from tests.unit.ingest.elsewhere import serving
 from vlm.base_ruler import load_ruler
 from vlm.image_options import ImageOptions
 
@@ -127,6 +128,27 @@ def test_nothing_is_left_behind_and_a_full_disk_is_a_sentence(run, folder, tmp_p
     status, _, complaint = run(folder)
     assert status == 1
     assert "TMPDIR" in complaint
+
+
+def test_a_url_is_an_error_that_names_the_way_to_have_it_fetched(run, folder):
+    """ "This server fetches no images", it said, where there is no server."""
+    add_rows(folder, {"image": "https://example.com/a.png?signature=x", "caption": "x"})
+    status, printed, _ = run(folder)
+    assert status == 3
+    assert "error remote_image (1) row 21" in printed
+    assert "https://example.com/a.png" in printed
+    assert "--fetch" in printed
+    assert "this server" not in printed
+
+
+@pytest.mark.parametrize("options", [(), ("--base-model", "tiny")])
+def test_what_is_fetched_is_fetched_behind_the_guard_of_a_server(run, folder, data_dir, options):
+    with serving() as elsewhere:
+        add_rows(folder, {"image": elsewhere.url("/a.png", host="127.0.0.1"), "caption": "x"})
+        status, printed, _ = run(folder, "--fetch", *options)
+        assert elsewhere.asked == []
+    assert status == 3
+    assert "error url_forbidden (1) row 21" in printed
 
 
 @pytest.fixture
