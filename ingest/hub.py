@@ -129,7 +129,10 @@ def _library() -> Any:
         ) from error
     for protocol in known_implementations.keys() - _PROTOCOLS:
         del known_implementations[protocol]
-    datasets.config.STREAMING_READ_MAX_RETRIES = 2  # each takes up to a minute; huggingface_hub has tried by then
+    # What huggingface_hub gives up has been tried six times in half a minute, and nobody asks for a stop meanwhile.
+    datasets.config.STREAMING_OPEN_MAX_RETRIES = datasets.config.STREAMING_READ_MAX_RETRIES = (
+        1  # tries, not further ones
+    )
     datasets.disable_progress_bars()
     return datasets
 

@@ -30,7 +30,10 @@ class Repository:
 
 @dataclass
 class Hub:
-    """The server: its repositories, the token that opens them, and what it was asked."""
+    """The server: its repositories, the token that opens them, and what it was asked.
+
+    After `lives_for` questions it hangs up on every further one.
+    """
 
     port: int = 0
     token: str = "hf_right"
@@ -40,6 +43,7 @@ class Hub:
     slow: set[str] = field(default_factory=set)
     released: threading.Event = field(default_factory=threading.Event)
     status: int | None = None
+    lives_for: int | None = None
 
     @property
     def url(self) -> str:
@@ -83,6 +87,9 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(urlsplit(self.path).path)
         self.hub.asked.append(f"{self.command} {path}")
         self.hub.tokens.add(self.headers.get("Authorization"))
+        if self.hub.lives_for is not None and len(self.hub.asked) > self.hub.lives_for:
+            self.close_connection = True
+            return
         try:
             self._route(path, body)
         except _Refused as refused:

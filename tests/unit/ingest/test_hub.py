@@ -265,6 +265,26 @@ def test_a_hub_that_is_ill_may_be_tried_again(hub, fetch):
     assert (last.retryable, "the Hub answers 502" in last.detail) == (True, True)
 
 
+SLEEPLESS = "import time\ntime.sleep = lambda seconds: None\n"
+
+
+@pytest.mark.parametrize("packed", [True, False], ids=["zip", "files"])
+def test_a_hub_that_dies_in_the_middle_is_asked_by_one_library_only(packed, hub, fetch, make, tmp_path):
+    """`huggingface_hub` asks six times within half a minute; `datasets` had that done twenty times over.
+
+    A worker's stop is not heard meanwhile. A zip is read while it is opened, a file after.
+    """
+    (tmp_path / "sitecustomize.py").write_text(SLEEPLESS)
+    sleepless = {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path.cwd())])}
+    files = {"0.png": make.image(0), "metadata.jsonl": lines({"file_name": "0.png", "caption": "c"})}
+    hub.commit(NAME, {"train.zip": make.zip(files)} if packed else files)
+    assert isinstance(fetch(environment=sleepless)[0], Result)
+    hub.lives_for = 2 * len(hub.asked) - 1  # all but the last question of the same fetch
+    last, *_ = fetch(environment=sleepless)
+    assert (last.retryable, "could not be fetched: the Hub does not answer" in last.detail) == (True, True)
+    assert len(hub.asked) - hub.lives_for == 6
+
+
 def test_a_script_is_refused_and_never_run(hub, fetch, tmp_path):
     trap = tmp_path / "ran"
     hub.commit(NAME, split("train", "a") | {"name.py": f"open({str(trap)!r}, 'w')".encode()})
