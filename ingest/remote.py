@@ -149,14 +149,17 @@ class _Dialler(httpcore2.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
     ) -> httpcore2.NetworkStream:
-        """Resolve once, check every address, and dial these addresses only."""
-        failed: httpcore2.NetworkError | httpcore2.TimeoutException | None = None
-        for address in self._guard.addresses(host, port)[:_MAX_ADDRESSES]:
+        """Resolve once, check every address, and dial these addresses only.
+
+        Each has an equal share of the time that is left, so that one that swallows everything leaves some for the next.
+        """
+        failed: httpcore2.ConnectError | httpcore2.ConnectTimeout | None = None
+        addresses = self._guard.addresses(host, port)[:_MAX_ADDRESSES]
+        for untried, address in zip(range(len(addresses), 0, -1), addresses, strict=True):
+            share_s = self._deadline.left_s() / untried
             try:
-                stream = self._backend.connect_tcp(
-                    str(address), port, self._deadline.left_s(), local_address, socket_options
-                )
-            except httpcore2.ConnectError as error:
+                stream = self._backend.connect_tcp(str(address), port, share_s, local_address, socket_options)
+            except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
                 failed = error
             else:
                 return _Timed(stream, self._deadline)

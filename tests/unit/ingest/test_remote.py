@@ -3,7 +3,9 @@
 import gzip
 import json
 import pickle
+import socket
 import ssl
+from contextlib import ExitStack, contextmanager
 from ipaddress import ip_address
 
 import pytest
@@ -106,6 +108,29 @@ def test_the_next_address_is_tried_when_one_does_not_answer(there):
     names = {"images.test": ["127.0.0.2", "127.0.0.1"]}  # the server listens on the second only
     guard = there.guard(names, is_allowed=lambda address: address.is_loopback)
     assert images(guard).fetch(there.gives("/a", b"bytes"), max_bytes=9) == b"bytes"
+
+
+@contextmanager
+def black_hole(address, port):
+    """Take no connection and refuse none: the queue of a socket that nobody accepts from is full."""
+    with ExitStack() as sockets:
+        hole = sockets.enter_context(socket.socket())
+        hole.bind((address, port))
+        hole.listen(0)
+        for _ in range(4):
+            waiting = sockets.enter_context(socket.socket())
+            waiting.settimeout(0)
+            waiting.connect_ex((address, port))
+        yield
+
+
+def test_an_address_that_swallows_everything_leaves_time_for_the_next(there):
+    """IPv6 that leads nowhere, as in many a container: the first address took all the time, and ended the fetch."""
+    names = {"images.test": ["127.0.0.2", "127.0.0.1"]}
+    guard = there.guard(names, is_allowed=lambda address: address.is_loopback)
+    with black_hole("127.0.0.2", there.port):
+        assert images(guard, image_s=3).fetch(there.gives("/a", b"bytes"), max_bytes=9) == b"bytes"
+    assert there.asked == ["/a"]  # at the first try, not at the second
 
 
 def test_proxies_of_the_environment_are_not_asked(there, monkeypatch):
