@@ -1,7 +1,7 @@
 """What every child process does around its work: arm, listen for `stop`, report the end.
 
-A child gets its spec as a JSON file, writes only to its staging folder, speaks `core.events`, has no database
-credentials, and dies with its supervisor.
+A child gets its spec as a JSON file, writes only to its staging folder, speaks `core.events`, finds no credentials in
+its environment (but the Hub's token where it reads the Hub), and dies with its supervisor.
 """
 
 import argparse

@@ -51,16 +51,31 @@ class Attempt:
             raise Interrupted
 
     def run(
-        self, module: str, *, spec: dict[str, Any], staging: Path, recorder: Recorder, seconds: float | None = None
+        self,
+        module: str,
+        *,
+        spec: dict[str, Any],
+        staging: Path,
+        recorder: Recorder,
+        with_hub_token: bool,
+        seconds: float | None = None,
     ) -> Outcome:
         """Run a child to its end. Call it from a thread that lives as long as the child.
+
+        Args:
+            module: whose `__main__` it is.
+            spec: what it is told.
+            staging: the folder that it writes to.
+            recorder: who writes what it says.
+            with_hub_token: whether it sees the token of the Hub.
+            seconds: how long it may take; None: as long as the lease is kept.
 
         Raises:
             Overdue: it did not end within `seconds`, and was killed.
         """
         stopping = Stopping(ask_s=self._settings.stop_ask_s, term_s=self._settings.stop_term_s)
         with (
-            ChildProcess(module, spec=spec, staging=staging) as process,
+            ChildProcess(module, spec=spec, staging=staging, with_hub_token=with_hub_token) as process,
             self._lease.killing(process.kill),
             _deadline(process, seconds),
         ):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import selectors
 import signal
 import subprocess
@@ -20,8 +21,10 @@ from core import events
 from core.events import ChildEvent, Log
 from core.process import PARENT_PID_VARIABLE, signal_group
 
-# What a child may not know: it speaks to its supervisor only.
-_SECRETS = ("LENSMITH_DATABASE_URL", "LENSMITH_REDIS_URL", "LENSMITH_API_KEY", "LENSMITH_STORAGE_URL")
+# What a child may not know: it speaks to its supervisor only. The rest of the environment steers libraries, and stays.
+_OURS = ("AWS_", "AZURE_", "GOOGLE_", "LENSMITH_")
+_OF_THE_HUB = ("HF_", "HUGGING_FACE_")
+_SECRET = re.compile(r"(?:^|_)(?:CREDENTIALS?|KEY|SECRET|TOKEN)(?:_|$)|PASSWORD", re.IGNORECASE)
 _QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -76,12 +79,13 @@ class ChildProcess:
     """`python -m MODULE` in its own process group, with a pipe for events and one for its output.
 
     Start it from a thread that lives as long as the child: the kernel's parent-death signal follows the thread.
+    Its environment holds no secret, but the token of the Hub `with_hub_token`.
     """
 
-    def __init__(self, module: str, *, spec: dict[str, Any], staging: Path) -> None:
+    def __init__(self, module: str, *, spec: dict[str, Any], staging: Path, with_hub_token: bool = False) -> None:
         spec_file = staging / "spec.json"
         spec_file.write_text(json.dumps(spec))
-        environment = {k: v for k, v in os.environ.items() if k not in _SECRETS and not k.startswith("AWS_")}
+        environment = {k: v for k, v in os.environ.items() if not _is_secret(k, with_hub_token=with_hub_token)}
         command = [sys.executable, "-m", module, "--spec", str(spec_file), "--staging", str(staging)]
         self._events_fd, child_fd = os.pipe()
         try:
@@ -182,3 +186,9 @@ class ChildProcess:
             return Log(
                 level="error", message=f"not an event: {text[:_LINE_CHARS]}", data={"error": str(error)[:_LINE_CHARS]}
             )
+
+
+def _is_secret(name: str, *, with_hub_token: bool) -> bool:
+    if name.startswith(_OF_THE_HUB) and with_hub_token:
+        return False
+    return name.startswith(_OURS) or _SECRET.search(name) is not None

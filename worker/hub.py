@@ -35,7 +35,7 @@ def fetch_hub(origin: HubOrigin, attempt: Attempt, staging: Path, *, max_bytes: 
     """
     staging.mkdir()
     spec = {"origin": origin.model_dump(), "max_bytes": max_bytes}
-    match attempt.run(_MODULE, spec=spec, staging=staging, recorder=_Pin(), seconds=seconds):
+    match attempt.run(_MODULE, spec=spec, staging=staging, recorder=_Pin(), with_hub_token=True, seconds=seconds):
         case Succeeded():
             return staging / _ROWS_FILE
         case Failed(failure=failure):

@@ -28,6 +28,9 @@ class WorkKind(Recorder, Protocol):
     def prepare(self, attempt: Attempt, staging: Path) -> dict[str, Any]:
         """Load the rows, bring the files into place, and return the child's spec. What takes long asks `attempt.check`."""
 
+    def may_read_hub(self, spec: dict[str, Any]) -> bool:
+        """Tell whether the child needs the token of the Hub for what the spec says."""
+
     def publish(self, claim: Claim, staging: Path, result: dict[str, Any]) -> Apply:
         """Store what the child made and return the rows to write. Raises `WorkFailed`."""
 

@@ -113,7 +113,8 @@ class Slot(threading.Thread):
     def _supervise(self, kind: WorkKind, lease: Lease, staging: Path) -> Outcome:
         attempt = Attempt(lease, database=self._database, settings=self._settings, shutdown=self.shutdown)
         spec = self._patiently(lease, lambda: kind.prepare(attempt, staging))
-        return attempt.run(kind.module, spec=spec, staging=staging, recorder=kind)
+        token = kind.may_read_hub(spec)
+        return attempt.run(kind.module, spec=spec, staging=staging, recorder=kind, with_hub_token=token)
 
     def _end(self, kind: WorkKind, lease: Lease, staging: Path, outcome: Outcome) -> str:
         match outcome:

@@ -48,6 +48,11 @@ class Training:
         )
         return spec.model_dump(mode="json")
 
+    def may_read_hub(self, spec: dict[str, Any]) -> bool:
+        """Tell that a base may lie on the Hub."""
+        del spec
+        return True
+
     def publish(self, claim: Claim, staging: Path, result: dict[str, Any]) -> Apply:
         """Store the adapter's files below the digest of their manifest."""
         job, _ = self._load(claim)

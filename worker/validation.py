@@ -54,6 +54,10 @@ class Validation:
             "models_dir": str(self._rooms.layout.models),
         }
 
+    def may_read_hub(self, spec: dict[str, Any]) -> bool:
+        """Tell whether a base is named, which may lie on the Hub; else the child only meets what strangers sent."""
+        return spec["base_model"] is not None
+
     def publish(self, claim: Claim, staging: Path, result: dict[str, Any]) -> Apply:
         """Store images (each distinct one once), the table and the report."""
         dataset, storage = self._load(claim), self._rooms.storage

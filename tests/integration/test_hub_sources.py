@@ -63,6 +63,13 @@ def test_a_data_set_of_the_hub_becomes_a_ready_one(client, work, hub):  # noqa: 
     assert "red 0" in json.dumps(examples)
 
 
+def test_a_private_data_set_is_read_with_the_token_of_the_worker(client, work, hub, monkeypatch):  # noqa: F811
+    monkeypatch.setenv("HF_TOKEN", hub.token)
+    hub.commit("org/colours", {FILE: pictures(12)}, private=True)
+    made = ask(client, "hf://org/colours", columns={"caption": "label"})
+    assert work(client, made["id"], **OPEN)["state"] == "ready"
+
+
 def test_the_next_attempt_reads_the_commit_of_the_first(client, work, hub, api_database):  # noqa: F811
     """The worker is told to stop while the file comes; by the next attempt the branch stands for another commit."""
     first = hub.commit("org/colours", {FILE: pictures(12)})
