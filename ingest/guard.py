@@ -120,7 +120,7 @@ def forbidden(what: str, why: str, fix: str) -> FetchFailed:
 
 
 def unreachable(what: str, why: str, fix: str) -> FetchFailed:
-    """Return that something could not be fetched."""
+    """Return that something could not be fetched now."""
     return FetchFailed(Finding(rule=Rule.URL_UNREACHABLE, message=f"{shown(without_query(what))} {why}.", fix=fix))
 
 

@@ -57,7 +57,8 @@ class Rule(StrEnum):
     MISSING_IMAGE = "missing_image"
     REMOTE_IMAGE = "remote_image"
     URL_FORBIDDEN = "url_forbidden"
-    URL_UNREACHABLE = "url_unreachable"
+    URL_UNREACHABLE = "url_unreachable"  # this may pass
+    URL_BAD_ANSWER = "url_bad_answer"  # this may not: gone, closed, no whole file
     BAD_DATA_URL = "bad_data_url"
     BAD_BASE64 = "bad_base64"
     MIME_MISMATCH = "mime_mismatch"

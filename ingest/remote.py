@@ -32,6 +32,7 @@ _HEADERS = [
     (b"Connection", b"close"),
 ]
 _TRY_AGAIN = "Try the URL in a browser; when it answers again, upload the data set again, or put the file itself in."
+_LOOK = "Open the URL where you are logged in nowhere; write one that gives the file, or put the file itself in."
 
 
 class Passing(FetchFailed):
@@ -101,7 +102,8 @@ def read_url(
         max_redirects: hops after the first.
 
     Raises:
-        FetchFailed: a hop is refused, does not answer with 200, or the time is over.
+        FetchFailed: a hop is refused, does not answer with 200, or the time is over. Its rule is `url_unreachable` when
+            that may pass.
     """
     deadline = _Deadline(seconds, idle_s=idle_s)
     target = guard.parse(url)
@@ -116,7 +118,7 @@ def read_url(
             raise _passing(url, f"did not come within {seconds:g} s, or said nothing for {idle_s:g} s") from error
         except (httpcore2.NetworkError, httpcore2.ProtocolError) as error:
             raise _passing(url, f"could not be read ({_reason(error)})") from error
-    raise unreachable(url, f"leads on more than {max_redirects} times", "Write the URL that it ends at.")
+    raise _bad_answer(url, f"leads on more than {max_redirects} times", "Write the URL that it ends at.")
 
 
 class _Deadline:
@@ -221,10 +223,10 @@ def _body(response: httpcore2.Response, url: str) -> Iterator[bytes]:
     if response.status in _PASSING:
         raise _passing(url, f"answers {response.status}", after_s=_retry_after_s(_header(response, b"retry-after")))
     if response.status != 200:
-        raise unreachable(url, f"answers {response.status}", _TRY_AGAIN)
+        raise _bad_answer(url, f"answers {response.status}", _LOOK)
     encoding = _header(response, b"content-encoding")
     if encoding.lower() not in ("", "identity"):
-        raise unreachable(url, f"answers in the encoding {shown(encoding)}, which was not asked for", _TRY_AGAIN)
+        raise _bad_answer(url, f"answers in the encoding {shown(encoding)}, which was not asked for", _LOOK)
     yield from response.iter_stream()
 
 
@@ -248,6 +250,11 @@ def _retry_after_s(value: str) -> float:
 
 def _passing(url: str, why: str, *, after_s: float = 0.0) -> Passing:
     return Passing(unreachable(url, why, _TRY_AGAIN).finding, after_s=after_s)
+
+
+def _bad_answer(url: str, why: str, fix: str) -> FetchFailed:
+    """Return that a server answered, and that what it said is no file and will not become one."""
+    return FetchFailed(Finding(rule=Rule.URL_BAD_ANSWER, message=f"{shown(without_query(url))} {why}.", fix=fix))
 
 
 def _too_large(url: str, max_bytes: int) -> FetchFailed:

@@ -169,7 +169,7 @@ def _refused(report: Report, first: Issue) -> WorkFailed:
     detail = f"{first.sentence[:1].upper()}{first.sentence[1:]}{more}"
     remedy = f"{first.fix} The data set's report lists every issue with its row."
     broken = {rule for rule in report.counts.by_rule if severity_of(rule) is Severity.ERROR}
-    may_pass = broken == {Rule.URL_UNREACHABLE}  # the data itself is good
+    may_pass = broken == {Rule.URL_UNREACHABLE}  # nothing is known to be wrong with the data
     return WorkFailed(FailureCode.BAD_DATA, detail, remedy=remedy, retryable=may_pass)
 
 

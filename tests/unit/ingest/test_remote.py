@@ -18,6 +18,7 @@ from ingest.limits import Limits, RemoteLimits
 from ingest.options import Options
 from ingest.pack import packed_images
 from ingest.remote import RemoteImages, read_url
+from ingest.run import _refused
 from ingest.skipped import OnBadRow
 from ingest.validate import validate
 from tests.unit.ingest.elsewhere import Elsewhere, serving
@@ -177,7 +178,7 @@ def test_a_chain_of_redirects_to_what_is_forbidden_ends_there(to, there):
 def test_a_loop_of_redirects_ends_after_five(there):
     there.leads("/2", "/1")
     found = refusal(images(there.guard()), there.leads("/1", "/2"))
-    assert (found.rule, "more than 5 times" in found.message) == (Rule.URL_UNREACHABLE, True)
+    assert (found.rule, "more than 5 times" in found.message) == (Rule.URL_BAD_ANSWER, True)
     assert len(there.asked) == 6
 
 
@@ -248,14 +249,20 @@ def test_a_server_that_says_nothing_ends_at_the_deadline(there):
 def test_a_gzip_bomb_is_refused_by_its_header_and_never_inflated(there):
     bomb = gzip.compress(bytes(50_000_000))
     found = refusal(images(there.guard()), there.gives("/a", bomb, Content_Encoding="gzip"))
-    assert (found.rule, '"gzip"' in found.message) == (Rule.URL_UNREACHABLE, True)
+    assert (found.rule, '"gzip"' in found.message) == (Rule.URL_BAD_ANSWER, True)
     assert images(there.guard()).fetch(there.gives("/b", bomb), max_bytes=len(bomb)) == bomb
 
 
-@pytest.mark.parametrize("status", [204, 206, 404, 500])
-def test_only_a_whole_answer_counts(status, there):
+@pytest.mark.parametrize(
+    ("status", "rule"),
+    [
+        *((status, Rule.URL_BAD_ANSWER) for status in (204, 206, 401, 403, 404, 410, 451, 501)),
+        *((status, Rule.URL_UNREACHABLE) for status in (429, 500, 502, 503, 504)),
+    ],
+)
+def test_only_a_whole_answer_counts_and_others_say_whether_they_may_pass(status, rule, there):
     found = refusal(images(there.guard()), there.gives("/a", b"", status=status))
-    assert (found.rule, f"answers {status}" in found.message) == (Rule.URL_UNREACHABLE, True)
+    assert (found.rule, f"answers {status}" in found.message) == (rule, True)
 
 
 def test_a_port_where_nobody_listens_is_unreachable(there):
@@ -310,6 +317,16 @@ def check(tmp_path, make, there):
     return run
 
 
+@pytest.mark.parametrize(
+    ("statuses", "retryable"), [([503], True), ([429, 500], True), ([404], False), ([403], False), ([503, 410], False)]
+)
+def test_a_set_may_be_tried_again_when_all_that_was_wrong_may_pass(statuses, retryable, check, there):
+    """A picture that was gone (404) made a set "may be tried again", which it may for ever."""
+    report = check([question(there.gives(f"/{status}", b"", status=status)) for status in statuses])
+    assert report.num_errors == len(statuses)
+    assert _refused(report, report.refusal).retryable is retryable
+
+
 def question(url):
     return {"image": url, "question": "Which?", "answer": "This."}
 
@@ -336,8 +353,8 @@ def test_each_url_is_fetched_once_whatever_form_and_fragment_it_comes_in(make, c
     assert sorted(there.asked) == ["/a.png", "/gone.png"]
     errors = [(i.row, i.rule, i.pointer) for i in report.issues if i.severity == "error"]
     assert errors == [
-        (4, Rule.URL_UNREACHABLE, "#/image"),
-        (5, Rule.URL_UNREACHABLE, "#/messages/0/content/0/image_url/url"),
+        (4, Rule.URL_BAD_ANSWER, "#/image"),
+        (5, Rule.URL_BAD_ANSWER, "#/messages/0/content/0/image_url/url"),
     ]
     assert (report.num_fetched, report.statistics.num_images) == (1, 1)
 
