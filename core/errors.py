@@ -141,9 +141,21 @@ PROBLEMS: tuple[type[Problem], ...] = (
 
 
 class FailureCode(StrEnum):
-    """Why leased work failed. The set is part of the API."""
+    """Why leased work failed. The set is part of the API.
+
+    - `bad_data`: what was read of the data cannot be used
+    - `source`: nothing could be read of the data where it lies; nothing is known of it
+    - `out_of_memory`: the process got no more memory, of the machine or of the GPU
+    - `diverged`: the training left the range of numbers
+    - `worker_lost`: the workers that had it died, several times
+    - `timed_out`: it took too long
+    - `storage`: the service's own disk or object store failed
+    - `base_model`: the base model cannot be had, or not used like this
+    - `internal`: anything else; the log has more
+    """
 
     BAD_DATA = "bad_data"
+    SOURCE = "source"
     OUT_OF_MEMORY = "out_of_memory"
     DIVERGED = "diverged"
     WORKER_LOST = "worker_lost"

@@ -40,7 +40,7 @@ class Spec(BaseModel):
 
 
 def work(child: Child) -> dict[str, Any]:
-    """Write the data set that the spec names to `rows.parquet`; what cannot be had is a `bad_data` failure."""
+    """Write the data set that the spec names to `rows.parquet`; what cannot be had is a `source` failure, what cannot be used `bad_data`."""
     spec = Spec.model_validate(child.spec)
     _isolate(child.staging)
     child.events.emit(PhaseChanged(phase=Phase.LOADING))

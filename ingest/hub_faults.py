@@ -11,9 +11,14 @@ _LET_IN = "have the operator set HF_TOKEN where the workers run, to a token that
 _INSIDE = re.compile(r"(?:(?:zip|gzip)://[^:]*::)?(?P<place>hf://[^:]*)")
 
 
-def faulty(detail: str, remedy: str, *, retryable: bool = False) -> WorkFailed:
-    """Return that a data set cannot be taken."""
-    return WorkFailed(FailureCode.BAD_DATA, f"The data set {detail}", remedy=remedy, retryable=retryable)
+def faulty(detail: str, remedy: str) -> WorkFailed:
+    """Return that a data set cannot be taken, by what was seen of it."""
+    return WorkFailed(FailureCode.BAD_DATA, f"The data set {detail}", remedy=remedy)
+
+
+def unread(detail: str, remedy: str, *, retryable: bool = False) -> WorkFailed:
+    """Return that nothing of a data set can be read."""
+    return WorkFailed(FailureCode.SOURCE, f"The data set {detail}", remedy=remedy, retryable=retryable)
 
 
 def outside(origin: HubOrigin) -> WorkFailed:
@@ -34,7 +39,7 @@ def explained(error: Exception, origin: HubOrigin) -> WorkFailed | None:
 
     for cause in _causes(error):
         if isinstance(cause, hub.OfflineModeIsEnabled):
-            return faulty(
+            return unread(
                 f"{origin.shown} was not asked for: HF_HUB_OFFLINE is set where the worker runs.",
                 "Upload the files; or have the operator unset HF_HUB_OFFLINE.",
             )
@@ -61,34 +66,34 @@ def _refused(error: Any, origin: HubOrigin) -> WorkFailed:
     status = error.response.status_code
     match error:
         case hub.GatedRepoError():
-            return faulty(
+            return unread(
                 f"{origin.shown} is gated: its owner lets only those read it who have asked.",
                 f"Ask for access on its page on the Hub, and {_LET_IN}.",
             )
         case hub.RevisionNotFoundError():
             what = f"has no revision {shown(origin.revision or 'main')}."
-            return faulty(
+            return unread(
                 f"{origin.shown} {what}", "Look at its branches and tags on the Hub, and name one after the @."
             )
         case hub.RepositoryNotFoundError():
-            return faulty(
+            return unread(
                 f"{origin.shown} is not on the Hub, or it is private.", f"Check its name; if it is private, {_LET_IN}."
             )
         case _ if status in (401, 403):
-            return faulty(
+            return unread(
                 f"{origin.shown} may not be read: the Hub answers {status}.",
                 f"Check its page on the Hub, and {_LET_IN}.",
             )
         case _ if status == 429 or status >= 500:
             return _unreachable(origin, f"the Hub answers {status}")
         case _:
-            return faulty(
+            return unread(
                 f"{origin.shown} cannot be read: the Hub answers {status}.", "Check that its files are whole."
             )
 
 
 def _unreachable(origin: HubOrigin, why: str) -> WorkFailed:
-    return faulty(
+    return unread(
         f"{origin.shown} could not be fetched: {why}.",
         "Try again later; or have the operator check the worker's way to the Hub (HF_ENDPOINT, proxies).",
         retryable=True,
@@ -106,6 +111,10 @@ def _unreadable(error: Exception, origin: HubOrigin) -> WorkFailed | None:
             f"{origin.shown} holds no files of data.", "Name a data set whose files are Parquet, JSON, CSV or pictures."
         )
     said = " ".join(str(error).split())[:300].rstrip(".")
+    if isinstance(error, FileNotFoundError) and "LocalEntryNotFoundError" in str(
+        error
+    ):  # `datasets` hides it in the text
+        return _unreachable(origin, "the Hub does not answer")
     if isinstance(error, ValueError) and said.startswith(("Config name is missing", "BuilderConfig")):
         return faulty(
             f"{origin.shown} has several configurations, or not this one: {said}.", "Name one: add ?config=NAME."

@@ -6,6 +6,8 @@ import shutil
 from collections.abc import Generator
 from pathlib import Path
 
+from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
+
 from core.errors import FailureCode, Invalid, WorkFailed
 from core.settings import Settings
 from core.storage import Storage
@@ -18,6 +20,7 @@ from worker.arrivals import Overdue, arriving
 from worker.attempt import Attempt
 from worker.hub import fetch_hub
 
+_LASTING = (FileNotFoundError, PermissionDeniedError, UnauthenticatedError)
 FETCH_S = 1800.0  # of one file; the lease is kept alive meanwhile
 
 
@@ -38,7 +41,8 @@ class Sources:
         Raises:
             LeaseLost: as `attempt.check` does, which is asked all the time.
             Interrupted: the same.
-            WorkFailed: `bad_data`: it is not allowed, not there, or too large; retryable when it may be there later.
+            WorkFailed: `source`: it is not allowed or not there; retryable when it may be there later. `bad_data`: it is too
+                large.
         """
         try:
             origin = parse_origin(source, https=self._https, buckets=self._buckets, hub=self._hub)
@@ -48,9 +52,9 @@ class Sources:
         except FetchFailed as failed:
             found = failed.finding
             may_pass = found.rule is Rule.URL_UNREACHABLE
-            raise _failed(f"The source {found.message}", found.fix, retryable=may_pass) from failed
+            raise _unread(f"The source {found.message}", found.fix, retryable=may_pass) from failed
         except Overdue as overdue:
-            raise _failed(
+            raise _unread(
                 f"The source {shown(shown_source(source))} did not come within {self._seconds:,g} s.",
                 "Try again later, or upload the file.",
                 retryable=True,
@@ -86,7 +90,7 @@ def container_of(path: Path, filename: str) -> Container:
         with path.open("rb") as stream:
             return sniff(stream, filename)
     except Invalid as refused:
-        raise _failed(refused.detail, "Name the source of such a file.") from refused
+        raise _faulty(refused.detail, "Name the source of such a file.") from refused
 
 
 def _read_s3(origin: Origin, *, seconds: float) -> Generator[bytes, None, None]:
@@ -95,13 +99,18 @@ def _read_s3(origin: Origin, *, seconds: float) -> Generator[bytes, None, None]:
     except WorkFailed as failed:
         name = shown(f"s3://{origin.place}/{origin.key}")
         remedy = "Check the key, and that the worker's AWS_* variables may read the bucket."
-        raise _failed(f"The source {name} could not be read.", remedy, retryable=True) from failed
+        may_pass = not isinstance(failed.__cause__, _LASTING)
+        raise _unread(f"The source {name} could not be read.", remedy, retryable=may_pass) from failed
 
 
 def _too_large(source: str, max_bytes: int) -> WorkFailed:
     detail = f"The source {shown(shown_source(source))} has more than {max_bytes:,} bytes."
-    return _failed(detail, "Split the data set, or have the operator raise LENSMITH_MAX_UPLOAD_BYTES.")
+    return _faulty(detail, "Split the data set, or have the operator raise LENSMITH_MAX_UPLOAD_BYTES.")
 
 
-def _failed(detail: str, remedy: str, *, retryable: bool = False) -> WorkFailed:
-    return WorkFailed(FailureCode.BAD_DATA, detail, remedy=remedy, retryable=retryable)
+def _faulty(detail: str, remedy: str) -> WorkFailed:
+    return WorkFailed(FailureCode.BAD_DATA, detail, remedy=remedy)
+
+
+def _unread(detail: str, remedy: str, *, retryable: bool) -> WorkFailed:
+    return WorkFailed(FailureCode.SOURCE, detail, remedy=remedy, retryable=retryable)

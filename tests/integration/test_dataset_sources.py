@@ -137,16 +137,18 @@ def test_a_file_that_an_upload_would_not_be_taken_of_fails_with_the_same_sentenc
     assert ended["failure"]["remedy"]
 
 
-def test_a_source_that_does_not_answer_may_be_tried_again(client, work, there):
-    url = there.gives("/gone.zip?signature=secret", b"", status=404)
-    ended = work(client, ask(client, url)["id"])
-    assert (ended["state"], ended["failure"]["retryable"]) == ("failed", True)
-    assert ended["failure"]["detail"] == f'The source "{there.url("/gone.zip")}" answers 404.'
+@pytest.mark.parametrize(("status", "retryable"), [(404, False), (403, False), (410, False), (503, True), (429, True)])
+def test_a_source_of_which_nothing_came_says_nothing_of_the_data(status, retryable, client, work, there):
+    """It was `bad_data`, so the command line ended with "the data was refused"; and a 404 could be tried again."""
+    url = there.gives("/gone.zip?signature=secret", b"", status=status)
+    failure = work(client, ask(client, url)["id"])["failure"]
+    assert (failure["code"], failure["retryable"]) == ("source", retryable)
+    assert failure["detail"] == f'The source "{there.url("/gone.zip")}" answers {status}.'
 
 
 def test_the_worker_asks_the_guard_again(client, work, there):
     ended = work(client, ask(client, there.leads("/a.zip", "https://169.254.169.254/latest/"))["id"])
-    assert (ended["state"], ended["failure"]["retryable"]) == ("failed", False)
+    assert (ended["failure"]["code"], ended["failure"]["retryable"]) == ("source", False)
     assert "not on the public internet" in ended["failure"]["detail"]
 
 
@@ -228,7 +230,7 @@ def test_a_cancel_ends_a_fetch(client, work, there, api_database):
 def test_an_object_that_comes_too_slowly_may_be_tried_again(slowly, client, work, s3):
     slowly(s3, "/open/a.zip")
     ended = work(client, ask(client, "s3://open/a.zip")["id"], seconds=0.5)
-    assert (ended["state"], ended["failure"]["retryable"]) == ("failed", True)
+    assert (ended["failure"]["code"], ended["failure"]["retryable"]) == ("source", True)
     assert ended["failure"]["detail"] == 'The source "s3://open/a.zip" did not come within 0.5 s.'
 
 
@@ -272,11 +274,12 @@ def test_an_object_of_an_allowed_bucket_becomes_a_ready_data_set(client, work, m
 LONG_AGO = "Mon, 02 Jan 2006 15:04:05 GMT"
 
 
-def test_an_object_that_is_not_there_may_be_tried_again(client, work, s3):
-    s3.gives("/open/gone.zip", b"", status=404)
-    ended = work(client, ask(client, "s3://open/gone.zip")["id"])
-    assert (ended["state"], ended["failure"]["retryable"]) == ("failed", True)
-    assert ended["failure"]["detail"] == 'The source "s3://open/gone.zip" could not be read.'
+@pytest.mark.parametrize(("status", "retryable"), [(404, False), (403, False), (401, False), (400, True)])
+def test_an_object_that_is_not_there_or_is_closed_will_not_be_there_later(status, retryable, client, work, s3):
+    s3.gives("/open/gone.zip", b"", status=status)
+    failure = work(client, ask(client, "s3://open/gone.zip")["id"])["failure"]
+    assert (failure["code"], failure["retryable"]) == ("source", retryable)
+    assert failure["detail"] == 'The source "s3://open/gone.zip" could not be read.'
 
 
 @pytest.mark.parametrize(

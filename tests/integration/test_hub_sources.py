@@ -92,7 +92,7 @@ def test_a_fetch_from_the_hub_has_a_deadline(client, work, hub):  # noqa: F811
     hub.commit("org/colours", {FILE: pictures(12)})
     hub.slow.add(FILE)
     ended = work(client, ask(client, "hf://org/colours")["id"], seconds=4, **OPEN)
-    assert (ended["state"], ended["failure"]["code"], ended["failure"]["retryable"]) == ("failed", "bad_data", True)
+    assert (ended["state"], ended["failure"]["code"], ended["failure"]["retryable"]) == ("failed", "source", True)
     assert "did not come within 4 s" in ended["failure"]["detail"]
 
 
@@ -121,7 +121,7 @@ def test_a_cancel_ends_a_fetch_from_the_hub(client, work, hub, api_database):  #
 
 def test_what_the_child_says_is_the_failure(client, work, hub):  # noqa: F811
     ended = work(client, ask(client, "hf://org/nothing")["id"], **OPEN)
-    assert (ended["state"], ended["failure"]["retryable"]) == ("failed", False)
+    assert (ended["failure"]["code"], ended["failure"]["retryable"]) == ("source", False)
     assert ended["failure"]["detail"] == 'The data set "hf://org/nothing" is not on the Hub, or it is private.'
     assert "HF_TOKEN" in ended["failure"]["remedy"]
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import re
 import threading
 from collections.abc import Iterator
@@ -32,7 +33,7 @@ class Repository:
 class Hub:
     """The server: its repositories, the token that opens them, and what it was asked.
 
-    After `lives_for` questions it hangs up on every further one.
+    After `lives_for` questions it answers every further one with `status`, or hangs up when that is None.
     """
 
     port: int = 0
@@ -43,7 +44,7 @@ class Hub:
     slow: set[str] = field(default_factory=set)
     released: threading.Event = field(default_factory=threading.Event)
     status: int | None = None
-    lives_for: int | None = None
+    lives_for: float = math.inf
 
     @property
     def url(self) -> str:
@@ -87,8 +88,11 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(urlsplit(self.path).path)
         self.hub.asked.append(f"{self.command} {path}")
         self.hub.tokens.add(self.headers.get("Authorization"))
-        if self.hub.lives_for is not None and len(self.hub.asked) > self.hub.lives_for:
-            self.close_connection = True
+        if len(self.hub.asked) > self.hub.lives_for:
+            if self.hub.status is None:
+                self.close_connection = True
+            else:
+                self._send(b"{}", status=self.hub.status, X_Error_Code="Ill")
             return
         try:
             self._route(path, body)
@@ -96,8 +100,6 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(b"{}", status=refused.status, X_Error_Code=refused.code)
 
     def _route(self, path: str, body: bytes) -> None:
-        if self.hub.status is not None:
-            raise _Refused(self.hub.status, "Ill")
         if found := _API.fullmatch(path):
             self._api(*found.groups(), asked=body)
         elif found := _FILE.fullmatch(path):

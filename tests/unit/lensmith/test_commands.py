@@ -98,7 +98,8 @@ def test_a_table_shows_names_as_they_are(server, run, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("reply", "expected"), [(refusal(422), 3), (refusal(413), 1), (failed("bad_data"), 3), (failed("worker_lost"), 1)]
+    ("reply", "expected"),
+    [(refusal(422), 3), (refusal(413), 1), (failed("bad_data"), 3), (failed("worker_lost"), 1), (failed("source"), 1)],
 )
 def test_only_data_that_was_refused_ends_with_three(server, run, tmp_path, reply, expected):
     (tmp_path / "a.jsonl").write_text("{}")
