@@ -17,7 +17,6 @@ from api.datasets.uploaded import Whole, find_whole, join, take
 from api.idempotency import Answer, KeyHeader, answered, fingerprint, once
 from api.services import ProjectDep, Services, ServicesDep
 from api.text import NAME_CHARS, Name, file_name
-from api.uploads.removal import remove_parts
 from core.errors import Conflict, Invalid, Problem, WorkFailed
 from core.ids import Prefix, new_id
 from core.queue import Queue
@@ -28,6 +27,7 @@ from ingest.skipped import OnBadRow
 from models import event, schema
 from models import upload as uploads
 from models.dataset import Dataset, upload_key
+from models.removal import remove_parts
 from models.states import Kind
 from models.work import Work
 from vlm.image_options import ImageOptions
@@ -149,7 +149,7 @@ def _join_parts(
     answer = _enter(
         dataset, request, services, key=key, content=content, make=lambda session: _use_up(session, whole, dataset)
     )
-    remove_parts(services, whole.upload)
+    remove_parts(services.storage, whole.upload)
     return answer
 
 

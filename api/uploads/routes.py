@@ -10,12 +10,12 @@ from api.services import ProjectDep, ServicesDep
 from api.text import file_name
 from api.uploads.access import find, hold
 from api.uploads.parts import put_part
-from api.uploads.removal import remove_now
 from api.uploads.schemas import PartRead, UploadCreate, UploadRead, read_upload
 from core.errors import Conflict, FieldError, NotFound, TooLarge, Unavailable
 from core.ids import Prefix, new_id
 from core.settings import Settings
 from models import upload as uploads
+from models.removal import remove_upload
 from models.upload import Upload
 
 _BODY = {
@@ -91,7 +91,7 @@ def delete_upload(upload_id: str, services: ServicesDep, project: ProjectDep) ->
     with services.database.write() as session:
         upload = hold(session, upload_id, project=project)
         uploads.expire(session, upload)
-    remove_now(services, upload)
+    remove_upload(services.database, services.storage, upload)
 
 
 def _check_size(size_bytes: int, settings: Settings) -> None:
