@@ -25,7 +25,7 @@ COPY vlm vlm
 COPY worker worker
 
 FROM base AS api
-RUN pip install --constraint constraints.txt '.[hub]'
+RUN pip install --constraint constraints.txt .
 USER lensmith
 VOLUME /data
 EXPOSE 8000

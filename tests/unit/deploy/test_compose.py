@@ -5,6 +5,7 @@ import importlib
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import obstore.store
@@ -165,10 +166,22 @@ def test_the_dockerfile_copies_what_is_there_and_every_package():
     assert packages <= set(copied)
 
 
-def test_the_small_image_installs_no_torch():
-    api = DOCKERFILE.split("AS api")[1].split("FROM")[0]
-    assert "[train" not in api
-    assert "[train" in DOCKERFILE.split("AS cuda")[1]
+def extras_of(target):
+    """Return the optional dependencies that an image installs."""
+    stage = DOCKERFILE.split(f"AS {target}\n")[1].split("FROM")[0]
+    return {extra for extras in re.findall(r"\.\[([\w,]+)\]", stage) for extra in extras.split(",")}
+
+
+def test_the_small_image_installs_nothing_that_only_workers_need():
+    """It kept the library that reads the Hub (and pandas, aiohttp ...) after its worker had moved to the other image."""
+    assert extras_of("api") == set()
+    assert {name for name, service in OURS.items() if service["build"]["target"] == "api"} == {"api", "beat", "migrate"}
+
+
+def test_the_image_of_the_workers_trains_and_reads_the_hub():
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    installed = {name for extra in extras_of("cuda") for name in declared[extra]}
+    assert {"torch", "trl"} | set(declared["hub"]) <= installed
 
 
 def test_no_secret_has_a_default():
