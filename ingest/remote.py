@@ -1,4 +1,8 @@
-"""Images that lie elsewhere: fetched once each, at validation; from then on their bytes count, not their URL.
+"""Images that lie elsewhere: fetched at validation, each URL once in an attempt; then their bytes count, not their URL.
+
+They are pinned, by their sha256, when the attempt ends well. What one
+fetched that was lost (its worker died, or was told to stop) counts for nothing, and the next fetches everything anew,
+perhaps other bytes; a data set is always of one attempt.
 
 The guard sits where the connection is made. For every hop, also of a redirect, the dialler resolves the name once,
 refuses unless all its addresses are allowed, and dials one of exactly these addresses; TLS and `Host` still carry the
