@@ -165,7 +165,7 @@ class Gallery:
         key = hashlib.sha256(data).digest()
         sight = self._by_bytes.get(key)
         if sight is None:
-            self._by_bytes[key] = sight = _Sight(self._threads.decode(_verified, data, key, self._limits))
+            self._by_bytes[key] = sight = _Sight(self._threads.decode(len(data), _verified, data, key, self._limits))
         return sight
 
     def _of_name(self, path: str, *, source: Source, beside: str | None) -> tuple[_Sight, int]:

@@ -8,6 +8,7 @@ from typing import ParamSpec, Self, TypeVar
 
 _MAX_DECODING = 8  # at once; an image of 25 million pixels that must be turned takes 150 MB
 _MAX_FETCHING = 8
+_WORTH_A_THREAD_BYTES = 32 * 1024  # below, two threads took longer than one: they wait for the interpreter
 _PER_THREAD = 2  # images begun for each thread, so that it finds the next when it is done
 
 P = ParamSpec("P")
@@ -40,9 +41,11 @@ class Threads:
             if pool is not None:
                 pool.shutdown(cancel_futures=True)
 
-    def decode(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> "Future[T]":
-        """Begin work that computes."""
-        return self._decoding.submit(work, *args, **kwargs) if self._decoding else _done(work, *args, **kwargs)
+    def decode(self, num_bytes: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> "Future[T]":
+        """Begin work that decodes so many bytes; of a small image, most is Python's own, and is done at once."""
+        if self._decoding is None or num_bytes < _WORTH_A_THREAD_BYTES:
+            return _done(work, *args, **kwargs)
+        return self._decoding.submit(work, *args, **kwargs)
 
     def fetch(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> "Future[T]":
         """Begin work that waits for the network; only where `is_fetching`."""

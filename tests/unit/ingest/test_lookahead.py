@@ -1,8 +1,11 @@
 """Reading ahead changes when things are done, and nothing else."""
 
+import io
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from ingest.container import Container
 from ingest.issues import Finding, Rule, SourceFault
@@ -10,6 +13,7 @@ from ingest.limits import MIB
 from ingest.lookahead import look_ahead
 from ingest.options import Options
 from ingest.skipped import OnBadRow
+from ingest.threads import _WORTH_A_THREAD_BYTES
 from ingest.validate import validate
 
 
@@ -18,6 +22,14 @@ class Item:
     number: int
     num_running: int = 1
     held_bytes: int = 0
+
+
+def noise(seed):
+    """Return an image that is large enough to be decoded on a thread of its own."""
+    levels = np.random.default_rng(seed).integers(0, 256, (150, 200, 4), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(levels if seed % 4 else levels[:, :, :3]).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def fault():
@@ -67,7 +79,8 @@ def test_a_fault_comes_after_all_that_was_before_it():
 
 
 def test_the_report_and_the_digest_are_the_same_with_any_number_of_cores(make, tmp_path):
-    files = {f"images/{i}.png": make.image(i, size=(200 + i, 150)) for i in range(40)}
+    files = {f"images/{i}.png": make.image(i) if i % 2 else noise(i) for i in range(40)}
+    assert len(files["images/0.png"]) > _WORTH_A_THREAD_BYTES > len(files["images/1.png"])
     files["turned.jpg"] = make.image(
         5, kind="JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"
     )
