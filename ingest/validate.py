@@ -253,7 +253,8 @@ class _Validation:
         for finding in self._columns.unseen() if self._num_read else ():
             self._log.add(finding)
         if unused := self._gallery.unused(source):
-            message = f"{len(unused)} files of the upload are named by no row, such as {shown(unused[0])}."
+            number = "1 file of the upload is" if len(unused) == 1 else f"{len(unused):,} files of the upload are"
+            message = f"{number} named by no row, such as {shown(unused[0])}."
             self._log.add(Finding(rule=Rule.UNUSED_FILES, message=message, fix="Nothing; they are not stored."))
 
     def _check_count(self) -> None:
