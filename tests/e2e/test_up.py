@@ -147,7 +147,11 @@ def test_a_loopback_address_by_another_name_is_served(up, host):
 
 
 def test_a_hang_up_stops_it_like_sigterm(up):
-    service = up()
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whoever runs the tests may ignore it (`nohup`)
+    try:
+        service = up()
+    finally:
+        signal.signal(signal.SIGHUP, before)
     processes = service.descendants()
     assert service.stop(signal.SIGHUP) == 0
     assert [pid for pid in processes if is_alive(pid)] == []
