@@ -68,7 +68,7 @@ def to_plain(image: Image.Image) -> Image.Image:
 
 
 def rewritten(image: Image.Image, *, max_bytes: int) -> tuple[Image.Image, bytes]:
-    """Return an image in its canonical form, and the smallest of its encodings that fits, else one that does not.
+    """Return an image in its canonical form, and the first of its encodings that fits, else the last.
 
     A JPEG stays one, since a photograph turned upright would grow about sixfold as PNG: nearly without loss, or else with
     the tables that it came with. Everything else is PNG, or else WEBP without loss.

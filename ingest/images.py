@@ -31,7 +31,6 @@ _KNOWN: tuple[tuple[bytes, str], ...] = (
     (b"{", "JSON text"),
     (b"version https://git-lfs", "a pointer of Git LFS, not the image itself"),
 )
-_ISO_MEDIA = slice(4, 8), b"ftyp"  # HEIC, AVIF, MP4
 _DRAFT_SIDE_PX = 4 * THUMBNAIL_SIDE_PX  # at twice the thumbnail's, it differed from that of the same picture as PNG
 _PIXELS = Allowance(50_000_000)  # being decoded at once; one that is put on white takes 20 bytes for each
 _SAVE_AGAIN = "Open it and save it again as PNG or JPEG, or take the row out."
@@ -122,8 +121,7 @@ def _check_magic(data: bytes) -> None:
         raise ImageRefused(Finding(rule=Rule.CORRUPT_IMAGE, message="the image is empty (0 bytes).", fix=_SAVE_AGAIN))
     if mime_of(data) is not None:
         return
-    place, media = _ISO_MEDIA
-    known = "a HEIC, an AVIF or a film" if data[place] == media else "no image that we know"
+    known = "a HEIC, an AVIF or a film" if data[4:8] == b"ftyp" else "no image that we know"
     name = next((name for magic, name in _KNOWN if data.lstrip().startswith(magic)), known)
     message = f"the file is {name}; taken are PNG, JPEG and WEBP."
     raise ImageRefused(Finding(rule=Rule.UNSUPPORTED_IMAGE, message=message, fix=_SAVE_AGAIN))
@@ -174,8 +172,10 @@ def _decoded(image: Image.Image, data: bytes, limits: Limits, sha256: str | None
         (width_px, height_px), notes = image.size, list(_shape_notes(image, limits))
         mime = Image.MIME["JPEG" if image.format in JPEG_FORMATS else str(image.format)]
         changes: list[Finding] = []
-        if not _is_plain_jpeg(image) or not _looks_whole(image):
-            image = _open(data, limits)
+        is_plain_jpeg = _is_plain_jpeg(image)
+        if not is_plain_jpeg or not _looks_whole(image):
+            if is_plain_jpeg:
+                image = _open(data, limits)  # one that was drafted stays small and grey
             image.load()
             changes = list(changes_of(image))
     if changes or any(note.rule is Rule.ANIMATED_IMAGE for note in notes):
@@ -227,18 +227,14 @@ def _shape_notes(image: Image.Image, limits: Limits) -> list[Finding]:
     num_frames = int(getattr(image, "n_frames", 1))
     if num_frames > 1 and image.format not in JPEG_FORMATS:
         fix = "Nothing, if the first frame is the one you mean; else save the frame you mean as PNG."
-        notes.append(
-            _note(Rule.ANIMATED_IMAGE, f"the image is animated; of {num_frames} frames the first is used.", fix)
-        )
+        message = f"the image is animated; of {num_frames} frames the first is used."
+        notes.append(Finding(rule=Rule.ANIMATED_IMAGE, message=message, fix=fix))
     ratio = max(image.size) / min(image.size)
     if ratio > limits.max_aspect_ratio:
         message = f"the image is {image.width} x {image.height} pixels, {ratio:.0f} times longer than wide."
-        notes.append(_note(Rule.EXTREME_ASPECT, message, "Crop it; the model sees it scaled into squares."))
+        fix = "Crop it; the model sees it scaled into squares."
+        notes.append(Finding(rule=Rule.EXTREME_ASPECT, message=message, fix=fix))
     return notes
-
-
-def _note(rule: Rule, message: str, fix: str) -> Finding:
-    return Finding(rule=rule, message=message, fix=fix)
 
 
 def _too_many_pixels(what: str, limits: Limits) -> ImageRefused:
