@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import resource
 import signal
 import socket
 from contextlib import suppress
@@ -41,6 +42,13 @@ def use_one_gpu() -> None:
     GPUs no job would start. One worker per GPU sets `CUDA_VISIBLE_DEVICES` for its own.
     """
     os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+
+
+def bound_address_space(size_bytes: int) -> None:
+    """Let this process map no more than this, or less where its hard limit is lower."""
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limit = size_bytes if hard == resource.RLIM_INFINITY else min(size_bytes, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
 
 
 def signal_group(pid: int, signum: signal.Signals) -> None:

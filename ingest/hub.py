@@ -6,7 +6,6 @@ read but what lies in the repository itself, at one commit; no code of it runs; 
 """
 
 import os
-import resource
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from core.child import Child, run_child
 from core.errors import FailureCode, WorkFailed
 from core.events import Phase, PhaseChanged, Resolved
+from core.process import bound_address_space
 from ingest.hub_faults import explained, faulty, is_strange, outside
 from ingest.hub_splits import Chosen, choose_splits
 from ingest.issues import shown
@@ -142,9 +142,7 @@ def _isolate(staging: Path) -> None:
     os.environ |= {"HF_HOME": str(staging / "cache"), "USE_TORCH": "0", "USE_TF": "0", "USE_JAX": "0"}
     for name in ("HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_TOKEN_PATH", "HUGGINGFACE_HUB_CACHE", "HF_ASSETS_CACHE"):
         os.environ.pop(name, None)
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    limit = ADDRESS_SPACE_BYTES if hard == resource.RLIM_INFINITY else min(ADDRESS_SPACE_BYTES, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    bound_address_space(ADDRESS_SPACE_BYTES)
 
 
 def _summary(pinned: HubOrigin, num_rows: int, chosen: list[Chosen], left_out: list[str]) -> str:

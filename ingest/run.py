@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from core.child import Child, run_child
 from core.errors import FailureCode, WorkFailed
 from core.events import Phase, PhaseChanged, Progress
-from core.process import calm_threads
+from core.process import bound_address_space, calm_threads
 from ingest.container import Container
 from ingest.gallery import Remote
 from ingest.issues import Issue, Rule, Severity, severity_of
@@ -184,10 +184,7 @@ def _bound_memory(*, beside_bytes: int) -> None:
     Else every decoding thread keeps what it has freed: with eight of them, 16 images of 25 million pixels took 3.1 GB
     instead of 0.8.
     """
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    wanted = ADDRESS_SPACE_BYTES + beside_bytes
-    limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    bound_address_space(ADDRESS_SPACE_BYTES + beside_bytes)
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):  # glibc
         libc.mallopt(_M_MMAP_THRESHOLD, MIB)

@@ -63,9 +63,8 @@ def validate(
         gallery = Gallery(pack, options.limits, pictures, threads, remote=options.remote)
         validation = _Validation(out, spool, gallery, pictures, options)
         try:
-            with open_source(
-                path, container, options.limits, names=Columns(options.columns).names, scratch=out
-            ) as source:
+            names = validation.columns.names
+            with open_source(path, container, options.limits, names=names, scratch=out) as source:
                 validation.read(source, on_progress, max_running=threads.max_running)
         except SourceFault as fault:
             validation.refuse(fault.finding, row=fault.row, file=fault.file)
@@ -102,7 +101,7 @@ class _Validation:
         self._skipped = SkipLog()
         self._refusal: Issue | None = None
         self._out = out
-        self._columns = Columns(options.columns)
+        self.columns = Columns(options.columns)
         self._spool_file = spool
         self._spool = ExampleSpool(spool, seed=options.seed)
         self._pictures = pictures
@@ -196,7 +195,7 @@ class _Validation:
 
     def _begin(self, row: SourceRow, source: Source) -> _BegunRow:
         findings = list(row.findings)
-        draft = read_form(row.value, findings, self._columns) if row.value is not None else None
+        draft = read_form(row.value, findings, self.columns) if row.value is not None else None
         looks: list[Look] = []
         if draft is not None:
             reserved = self._gauge.reserved if self._gauge else RESERVED
@@ -250,7 +249,7 @@ class _Validation:
                 yield replace(finding, message=f"{finding.message} And there are more.") if is_last else finding
 
     def _report_unused(self, source: Source) -> None:
-        for finding in self._columns.unseen() if self._num_read else ():
+        for finding in self.columns.unseen() if self._num_read else ():
             self._log.add(finding)
         if unused := self._gallery.unused(source):
             number = "1 file of the upload is" if len(unused) == 1 else f"{len(unused):,} files of the upload are"
