@@ -25,10 +25,10 @@ from training.images import ImageFolder
 from vlm import image_options
 from vlm.conversation import Example
 from vlm.cutting import Cutting
+from vlm.family import Pixels
 from vlm.labels import IGNORED
 from vlm.loading import LoadedProcessor
 from vlm.measure import Measure, TemplateRefused
-from vlm.padding import Tiles
 from vlm.ruler import Limits
 
 MAX_RUNS = 32_768  # of tokens; the longest context of the catalogue is 16,384
@@ -80,7 +80,9 @@ class _Look:
         measure = self._encoder.measure(example)
         sizes = [self._pictures.size(name) for name in example.images]
         num_tiles = sum(self._cutting.num_tiles(*size) for size in sizes)
-        encoded = self._encoder.encode(example) if num_tiles <= MAX_TILES else None
+        is_shown = num_tiles <= MAX_TILES
+        encoded = self._encoder.encode(example) if is_shown else None
+        pixels = [self._encoder.pixels(name) for name in example.images] if is_shown else None
         runs = [] if encoded is None else self._runs(encoded)
         return Previewed(
             text=self._encoder.render(example.messages),
@@ -91,7 +93,7 @@ class _Look:
             context_tokens=self._limits.context_tokens,
             fits=measure.tokens <= self._limits.context_tokens,
             refusal=_refusal(example, measure, self._limits),
-            images=tuple(self._cuts(sizes, None if encoded is None else encoded.tiles)),
+            images=tuple(self._cuts(sizes, pixels)),
             is_shortened=encoded is None or len(runs) > MAX_RUNS or num_tiles > MAX_TILES_SHOWN,
             image=image_options.document(self._processor),
             base_revision=self._base.revision,
@@ -108,14 +110,14 @@ class _Look:
                 runs.append(TokenRun(id=token, text=text, learned=label != IGNORED, count=1))
         return runs
 
-    def _cuts(self, sizes: Sequence[tuple[int, int]], tiles: Tiles | None) -> Iterator[ImageCut]:
-        """Yield one image after the other; their tiles lie behind each other, row by row, the whole at last."""
+    def _cuts(self, sizes: Sequence[tuple[int, int]], pixels: Sequence[Pixels] | None) -> Iterator[ImageCut]:
+        """Yield one image after the other, its tiles row by row, the whole at last."""
         at = 0
-        for height, width in sizes:
+        for image, (height, width) in enumerate(sizes):
             rows, columns = self._cutting.grid(height, width)
             num_tiles = self._cutting.num_tiles(height, width)
             places = [Grid(row=r, column=c) for r in range(1, rows + 1) for c in range(1, columns + 1)]
-            shown = [] if tiles is None else [*places, None][: max(0, MAX_TILES_SHOWN - at)]
+            shown = [] if pixels is None else [*places, None][: max(0, MAX_TILES_SHOWN - at)]
             yield ImageCut(
                 width_px=width,
                 height_px=height,
@@ -124,13 +126,13 @@ class _Look:
                 num_tiles=num_tiles,
                 num_tokens=self._cutting.num_tokens(height, width),
                 tiles=tuple(
-                    Tile(place=place, url=_data_url(_picture(tiles, at + index, self._processor.image_processor)))
+                    Tile(place=place, url=_data_url(_picture(pixels[image], index, self._processor.image_processor)))
                     for index, place in enumerate(shown)
-                    if tiles is not None
+                    if pixels is not None
                 ),
             )
             at += num_tiles
-        assert tiles is None or at == len(tiles[0])
+            assert pixels is None or num_tiles == len(pixels[image]["pixel_values"])
 
 
 def pieces(ids: Sequence[int], tokenizer: Any) -> Iterator[str]:
@@ -158,9 +160,9 @@ def _refusal(example: Example, measure: Measure, limits: Limits) -> str | None:
     return None
 
 
-def _picture(tiles: Tiles, index: int, cutter: Any) -> Image.Image:
+def _picture(pixels: Pixels, index: int, cutter: Any) -> Image.Image:
     """Return a tile as it was before it was scaled to the model's numbers, without its padding."""
-    values_3hw, mask_hw = tiles[0][index].float(), tiles[1][index].bool()
+    values_3hw, mask_hw = pixels["pixel_values"][index].float(), pixels["pixel_attention_mask"][index].bool()
     if cutter.do_normalize:
         mean, std = (torch.tensor(each)[:, None, None] for each in (cutter.image_mean, cutter.image_std))
         values_3hw = values_3hw * std + mean

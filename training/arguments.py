@@ -16,8 +16,7 @@ def arguments(schedule: Schedule, *, seed: int, output_dir: Path) -> SFTConfig:
         output_dir=str(output_dir),
         # the schedule
         max_steps=schedule.total_steps,
-        per_device_train_batch_size=schedule.micro_batch_size,
-        gradient_accumulation_steps=schedule.accumulation_steps,
+        per_device_train_batch_size=schedule.batch_size,  # a batch of the loop is a whole step (`trainer.py`)
         learning_rate=schedule.learning_rate,
         lr_scheduler_type=schedule.lr_scheduler,
         warmup_steps=schedule.warmup_steps,

@@ -22,6 +22,18 @@ class Totals:
     num_images: int
     image_tokens: int
 
+    @classmethod
+    def of(cls, examples: Sequence[Example], measures: Sequence[Measure]) -> "Totals":
+        """Add up a split of at least one example."""
+        return cls(
+            num_examples=len(measures),
+            tokens=sum(m.tokens for m in measures),
+            longest_tokens=max(m.tokens for m in measures),
+            labelled_tokens=sum(m.labelled_tokens for m in measures),
+            num_images=sum(len(example.images) for example in examples),
+            image_tokens=sum(m.image_tokens for m in measures),
+        )
+
     @property
     def supervised_ratio(self) -> float:
         """Return the share of all tokens that carry loss."""
@@ -54,8 +66,8 @@ def check(
     limits: Limits,
     *,
     check_stop: Callable[[], None],
-) -> Totals:
-    """Measure every example and refuse those that training would have to cut or could not learn from.
+) -> tuple[Measure, ...]:
+    """Return the size of every example; refuse those that training would have to cut or could not learn from.
 
     Args:
         examples: The split; at least one.
@@ -73,14 +85,7 @@ def check(
         measure = _measured(example, encoder)
         check_size(example, measure, limits.context_tokens)
         measures.append(measure)
-    return Totals(
-        num_examples=len(measures),
-        tokens=sum(m.tokens for m in measures),
-        longest_tokens=max(m.tokens for m in measures),
-        labelled_tokens=sum(m.labelled_tokens for m in measures),
-        num_images=sum(len(example.images) for example in examples),
-        image_tokens=sum(m.image_tokens for m in measures),
-    )
+    return tuple(measures)
 
 
 def _measured(example: Example, encoder: Encoder) -> Measure:

@@ -1,35 +1,68 @@
-"""Examples of one micro-batch as tensors: padded on the right, any number of images per row."""
+"""The examples of one micro-batch as tensors: padded on the right, or packed behind each other; any number of images."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
+from training.batching import MicroBatch
 from training.encoding import Encoded, Encoder
+from training.vision import Vision
 from vlm import labels
 from vlm.conversation import Example
-from vlm.padding import pad_tiles
 
 
 class Collator:
-    """Encodes and pads; `Trainer` calls it with rows of `{"example": index}`."""
+    """Makes the batch of a micro-batch, on the device that the model is on."""
 
-    def __init__(self, examples: Sequence[Example], encoder: Encoder, *, pad_token_id: int) -> None:
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        *,
+        encoder: Encoder,
+        vision: Vision,
+        pad_token_id: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
         self._examples = examples
         self._encoder = encoder
+        self._vision = vision
         self._pad_token_id = pad_token_id
+        self._device = device
 
-    def __call__(self, rows: Sequence[dict[str, int]]) -> dict[str, torch.Tensor]:
-        """Return the batch of these examples."""
-        return pad([self._encoder.encode(self._examples[row["example"]]) for row in rows], self._pad_token_id)
+    def batch(self, micro_batch: MicroBatch) -> dict[str, Any]:
+        """Return the model's arguments and the labels; raises `WorkFailed` when an image cannot be read."""
+        rows = [[self._encoder.encode(self._examples[index]) for index in row] for row in micro_batch]
+        images = [[sha256 for index in row for sha256 in self._examples[index].images] for row in micro_batch]
+        tensors = pack(rows, self._pad_token_id)
+        return {name: tensor.to(self._device) for name, tensor in tensors.items()} | self._vision.inputs(images)
 
 
-def pad(rows: Sequence[Encoded], pad_token_id: int) -> dict[str, torch.Tensor]:
-    """Return rows of unequal length as one batch; without any image in it there is no `pixel_values` at all."""
-    longest = max(len(row.input_ids) for row in rows)
-    fill = [longest - len(row.input_ids) for row in rows]
-    batch = {
-        "input_ids": torch.tensor([r.input_ids + [pad_token_id] * n for r, n in zip(rows, fill, strict=True)]),
-        "attention_mask": torch.tensor([[1] * len(r.input_ids) + [0] * n for r, n in zip(rows, fill, strict=True)]),
-        "labels": torch.tensor([r.labels + [labels.IGNORED] * n for r, n in zip(rows, fill, strict=True)]),
-    }
-    return batch | pad_tiles([row.tiles for row in rows])
+def pack(rows: Sequence[Sequence[Encoded]], pad_token_id: int) -> dict[str, torch.Tensor]:
+    """Return rows of one or more examples as one batch.
+
+    Examples of a row are told apart by their positions, which start anew: transformers builds the block-diagonal mask
+    from them (`masking_utils.find_packed_sequence_indices`), but only where there is no `attention_mask`. The padding
+    is then one more sequence behind the others, which nobody looks at.
+    """
+    lengths = [sum(len(each.input_ids) for each in row) for row in rows]
+    width = max(lengths)
+    fill = [width - length for length in lengths]
+    ids = [_joined(row, "input_ids") + [pad_token_id] * n for row, n in zip(rows, fill, strict=True)]
+    learned = [_joined(row, "labels") + [labels.IGNORED] * n for row, n in zip(rows, fill, strict=True)]
+    batch = {"input_ids": torch.tensor(ids), "labels": torch.tensor(learned)}
+    if all(len(row) == 1 for row in rows):
+        mask = [[1] * length + [0] * n for length, n in zip(lengths, fill, strict=True)]
+        return batch | {"attention_mask": torch.tensor(mask)}
+    spans = [[*(len(each.input_ids) for each in row), n] for row, n in zip(rows, fill, strict=True)]
+    positions = [[position for length in row for position in range(length)] for row in spans]
+    return batch | {"position_ids": torch.tensor(positions)}
+
+
+def _joined(row: Sequence[Encoded], name: str) -> list[int]:
+    """Lay one kind of numbers of a row's examples behind each other.
+
+    Nothing is learned at the first token of an example: what comes before it is another example.
+    """
+    assert all(each.labels[0] == labels.IGNORED for each in row)
+    return [number for each in row for number in getattr(each, name)]

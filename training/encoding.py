@@ -1,6 +1,8 @@
-"""One example as the model takes it: token ids, labels, and the tiles of its images.
+"""One example as the model takes it: token ids with a place for every image feature, labels, and pixels.
 
-Nothing is ever truncated here: a cut sequence loses image tokens or, silently, the answer.
+Tokens and pixels are made apart from each other: how many tokens an image becomes follows from its sides, so nobody who
+has an image's features already needs its pixels. Nothing is ever truncated here: a cut sequence loses image tokens or,
+silently, the answer.
 """
 
 from collections.abc import Sequence
@@ -10,70 +12,85 @@ from typing import Any
 from training.images import ImageSource
 from vlm import labels
 from vlm.conversation import Example, Message
-from vlm.family import Family
+from vlm.family import Family, Pixels
 from vlm.labels import Replacement, Span
 from vlm.measure import Measure
-from vlm.padding import Tiles
 from vlm.ruler import TokenRuler
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Encoded:
-    """One example, not padded.
+    """The text of one example, not padded.
 
     Attributes:
         input_ids: S tokens, images expanded.
         labels: S labels; `vlm.labels.IGNORED` where nothing is learned.
-        tiles: Their pixels and mask (`vlm.padding`), or None without images.
     """
 
     input_ids: list[int]
     labels: list[int]
-    tiles: Tiles | None
 
 
 class Encoder:
-    """Turns examples into tokens with one base model's processor."""
+    """Turns examples into tokens, and images into pixels, with one base model's processor."""
 
     def __init__(self, processor: Any, family: Family, images: ImageSource) -> None:
         self._processor = processor
+        self._family = family
         self._images = images
         self._ruler = TokenRuler(processor, family)
+        self._rule = family.image_rule(processor)
+        self._sides: dict[str, tuple[int, int]] = {}
 
     def encode(self, example: Example) -> Encoded:
-        """Return the example as the model takes it; decodes and cuts its images."""
+        """Return the example's tokens and labels; of its images only the headers are read."""
         text, spans = labels.answer_spans(example.messages, self._ruler.render)
-        images = [self._images.open_rgb(sha256) for sha256 in example.images]
-        out = self._processor(
-            text=[text],
-            images=[images] if images else None,
-            add_special_tokens=False,
-            return_offsets_mapping=True,
-            return_text_replacement_offsets=True,
-            return_tensors="pt",
-        )
-        replacements = _replacements(out["text_replacement_offsets"][0]) if images else []
-        ids, offsets = out["input_ids"][0].tolist(), out["offset_mapping"][0].tolist()
+        written = [self._family.image_text(self._processor, *self._size(sha256)) for sha256 in example.images]
+        text, replacements = _expanded(text, self._family.image_token, written)
+        out = self._processor.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         return Encoded(
-            input_ids=ids,
+            input_ids=out["input_ids"],
             labels=labels.mask(
-                ids,
-                offsets=offsets,
+                out["input_ids"],
+                offsets=out["offset_mapping"],
                 spans=labels.shifted(spans, replacements),
                 images=[replacement.new for replacement in replacements],
                 structural_ids=self._ruler.structural_ids,
             ),
-            tiles=(out["pixel_values"][0], out["pixel_attention_mask"][0]) if images else None,
         )
+
+    def pixels(self, sha256: str) -> Pixels:
+        """Return an image as the vision tower takes it; decodes and cuts it."""
+        return self._family.cut(self._processor, self._images.open_rgb(sha256))
 
     def measure(self, example: Example) -> Measure:
         """Return the size of the example; reads image headers, no pixels."""
-        return self._ruler.measure(example.messages, [self._images.size(sha256) for sha256 in example.images])
+        return self._ruler.measure(example.messages, [self._size(sha256) for sha256 in example.images])
+
+    def image_tokens(self, sha256: str) -> int:
+        """Return how many tokens an image becomes, structural ones included."""
+        return self._rule.num_tokens(*self._size(sha256))
 
     def render(self, messages: Sequence[Message], *, open_answer: bool = False) -> str:
         """Return messages as the base model's chat template writes them, one `<image>` for each image."""
         return self._ruler.render(messages, open_answer=open_answer)
 
+    def _size(self, sha256: str) -> tuple[int, int]:
+        """Return (height, width) in pixels; each header is read once."""
+        if sha256 not in self._sides:
+            self._sides[sha256] = self._images.size(sha256)
+        return self._sides[sha256]
 
-def _replacements(raw: list[dict[str, Any]]) -> list[Replacement]:
-    return [Replacement(Span(*each["span"]), Span(*each["new_span"])) for each in raw]
+
+def _expanded(text: str, image_token: str, written: Sequence[str]) -> tuple[str, list[Replacement]]:
+    """Put what is written for each image in place of its token, and tell where everything lies."""
+    pieces = text.split(image_token)
+    assert len(pieces) == len(written) + 1, "each image has one place"  # `checks.check_text` refuses other rows
+    expanded, replacements, old_at = pieces[0], [], len(pieces[0])
+    for image, after in zip(written, pieces[1:], strict=True):
+        old = Span(old_at, old_at + len(image_token))
+        new = Span(len(expanded), len(expanded) + len(image))
+        replacements.append(Replacement(old, new))
+        expanded += image + after
+        old_at = old.end + len(after)
+    return expanded, replacements

@@ -1,14 +1,15 @@
 """Validation: mean loss and accuracy over the labelled tokens of all examples, each token with equal weight."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from training.batching import Budget, plan
 from training.collator import Collator
 from training.loss import score
-from vlm import loading
+from training.precision import autocast
 from vlm.precision import Precision
 
 
@@ -33,11 +34,18 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluator:
-    """The validation split, and how to run over it."""
+    """The validation split, and how to run over it.
+
+    Attributes:
+        collator: Makes its batches.
+        lengths: Tokens of each of its examples.
+        budget: What a forward pass may hold.
+        precision: What the run computes in.
+    """
 
     collator: Collator
-    num_examples: int
-    batch_size: int
+    lengths: Sequence[int]
+    budget: Budget
     precision: Precision
 
     def run(self, model: Any, *, check_stop: Callable[[], None]) -> Evaluation:
@@ -52,14 +60,11 @@ class Evaluator:
     def _run(self, model: Any, check_stop: Callable[[], None]) -> Evaluation:
         place = next(model.parameters()).device
         loss, correct, tokens = 0.0, 0, 0
-        for start in range(0, self.num_examples, self.batch_size):
+        for micro_batch in plan(range(len(self.lengths)), self.lengths, self.budget):
             check_stop()
-            rows = range(start, min(start + self.batch_size, self.num_examples))
-            batch = self.collator([{"example": row} for row in rows])
-            on_device = {name: tensor.to(place) for name, tensor in batch.items()}
-            autocast = torch.autocast(place.type, loading.DTYPES[self.precision], enabled=self.precision != "fp32")
-            with torch.no_grad(), autocast:
-                scored = score(model, on_device)
+            batch = self.collator.batch(micro_batch)
+            with torch.no_grad(), autocast(place, self.precision):
+                scored = score(model, batch)
             loss += float(scored.loss_sum)
             correct += scored.num_correct
             tokens += scored.num_tokens

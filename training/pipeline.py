@@ -1,10 +1,13 @@
-"""A fine-tuning run as numbered steps: load, prepare, train, evaluate, publish.
+"""A fine-tuning run as numbered steps: load, prepare, look at the images, train, evaluate, publish.
 
-The loss is in `loss.py`, the label mask in `labels.py`, the loop in `trainer.py`, what `auto` means in `settings.py`.
+The loss is in `loss.py`, the label mask in `vlm/labels.py`, the loop in `trainer.py`, what goes through the model together
+in `batching.py`, where images come from in `vision.py` and `features/`, what `auto` means in `settings.py`.
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from transformers import set_seed
@@ -17,14 +20,18 @@ from training.card import Card
 from training.collator import Collator
 from training.encoding import Encoder
 from training.evaluate import Evaluator
+from training.features.choose import Wish, choose
 from training.images import ImageFolder
 from training.progress import Progress
+from training.sampler import epoch_order
 from training.settings import Schedule
 from training.spec import TrainingSpec
+from training.vision import Vision
 from vlm import catalog, image_options, loading
 from vlm.conversation import Example, read_examples
 from vlm.digest import chat_template_digest, processor_digest
 from vlm.loading import LoadedBase
+from vlm.measure import Measure
 from vlm.precision import Precision
 from vlm.ruler import Limits
 
@@ -53,6 +60,8 @@ class Prepared:
 
     model: Any
     encoder: Encoder
+    train: tuple[Measure, ...]
+    validation: tuple[Measure, ...]
     totals: checks.Totals
     schedule: Schedule
     settings: dict[str, Any]
@@ -70,10 +79,11 @@ def fine_tune(spec: TrainingSpec, child: Child) -> dict[str, Any]:
     set_seed(spec.seed)
     loaded = _load(spec, child)  # 1
     prepared = _prepare(spec, child, loaded)  # 2
-    progress = _train(spec, child, loaded, prepared)  # 3
+    vision = _look(spec, child, loaded, prepared)  # 3
+    progress = _train(spec, child, loaded, prepared, vision)  # 4
     child.check_stop()
-    progress.validate(prepared.model)  # 4
-    metrics = _publish(spec, child, loaded, prepared, progress)  # 5
+    progress.validate(prepared.model)  # 5
+    metrics = _publish(spec, child, loaded, prepared, progress)  # 6
     return {
         "metrics": metrics,
         "peak_memory_bytes": device.peak_memory_bytes(),
@@ -118,15 +128,16 @@ def _prepare(spec: TrainingSpec, child: Child, loaded: Loaded) -> Prepared:
     base = loaded.base
     encoder = Encoder(base.processor, base.family, ImageFolder(spec.dataset_dir))
     limits = Limits.of(base)
-    totals = checks.check(loaded.train, encoder, limits, check_stop=child.check_stop)
-    if loaded.validation:
-        checks.check(loaded.validation, encoder, limits, check_stop=child.check_stop)
+    train, validation = (
+        checks.check(split, encoder, limits, check_stop=child.check_stop) for split in (loaded.train, loaded.validation)
+    )
+    totals = checks.Totals.of(loaded.train, train)
     schedule = settings.resolve(
         spec.hyperparameters,
         num_examples=len(loaded.train),
-        longest_tokens=totals.longest_tokens,
         precision=loaded.precision,
         on_gpu=device.has_gpu(),
+        can_pack=base.family.can_pack,
     )
     model = adapter.wrap(base, spec.method, name=loaded.name)
     settled = {
@@ -145,26 +156,65 @@ def _prepare(spec: TrainingSpec, child: Child, loaded: Loaded) -> Prepared:
     child.events.emit(Resolved(settings=settled, provenance=origin))
     child.events.log(totals.sentence(context_tokens=limits.context_tokens))
     child.events.log(schedule.sentence())
-    return Prepared(model=model, encoder=encoder, totals=totals, schedule=schedule, settings=settled, provenance=origin)
+    return Prepared(
+        model=model,
+        encoder=encoder,
+        train=train,
+        validation=validation,
+        totals=totals,
+        schedule=schedule,
+        settings=settled,
+        provenance=origin,
+    )
 
 
-def _train(spec: TrainingSpec, child: Child, loaded: Loaded, prepared: Prepared) -> Progress:
-    """Step 3: run the loop; it emits metrics, and validates after each epoch but the last."""
+def _look(spec: TrainingSpec, child: Child, loaded: Loaded, prepared: Prepared) -> Vision:
+    """Step 3: choose where images come from; with the feature cache every image is looked at here, once."""
+    schedule = prepared.schedule
+    wish = Wish(
+        trains_vision=False,
+        trains_connector=False,
+        wants_cache=schedule.feature_cache,
+        cache_dir=spec.features_dir,
+        budget_bytes=spec.features_bytes,
+    )
+    rows: Sequence[int] = range(schedule.num_examples)
+    if schedule.total_steps < schedule.steps_per_epoch:  # the others are never trained on
+        rows = epoch_order(schedule.num_examples, seed=spec.seed, epoch=0)[: schedule.total_steps * schedule.batch_size]
+    examples = [*(loaded.train[row] for row in rows), *loaded.validation]
+    tokens = {name: prepared.encoder.image_tokens(name) for example in examples for name in example.images}
+    return choose(wish, loaded.base, prepared.encoder, precision=schedule.precision, tokens=tokens, child=child)
+
+
+def _train(spec: TrainingSpec, child: Child, loaded: Loaded, prepared: Prepared, vision: Vision) -> Progress:
+    """Step 4: run the loop; it emits metrics, and validates after each epoch but the last."""
     child.events.emit(PhaseChanged(phase=Phase.TRAINING))
-    schedule, pad_token_id = prepared.schedule, loaded.base.processor.tokenizer.pad_token_id
+    schedule = prepared.schedule
+    collate = partial(
+        Collator,
+        encoder=prepared.encoder,
+        vision=vision,
+        pad_token_id=loaded.base.processor.tokenizer.pad_token_id,
+        device=loaded.base.model.device,
+    )
     evaluator = None
     if loaded.validation:
         evaluator = Evaluator(
-            collator=Collator(loaded.validation, prepared.encoder, pad_token_id=pad_token_id),
-            num_examples=len(loaded.validation),
-            batch_size=schedule.micro_batch_size,
+            collator=collate(loaded.validation),
+            lengths=[measure.tokens for measure in prepared.validation],
+            budget=schedule.budget,
             precision=schedule.precision,
         )
     progress = Progress(child, schedule, evaluator)
     loop = trainer.build(
         prepared.model,
         processor=loaded.base.processor,
-        collator=Collator(loaded.train, prepared.encoder, pad_token_id=pad_token_id),
+        steps=trainer.Steps(
+            collator=collate(loaded.train),
+            measures=prepared.train,
+            budget=schedule.budget,
+            check_stop=child.check_stop,
+        ),
         schedule=schedule,
         seed=spec.seed,
         callbacks=[progress],
@@ -177,7 +227,7 @@ def _train(spec: TrainingSpec, child: Child, loaded: Loaded, prepared: Prepared)
 def _publish(
     spec: TrainingSpec, child: Child, loaded: Loaded, prepared: Prepared, progress: Progress
 ) -> dict[str, float | int | None]:
-    """Step 5: write the adapter, read it back, and return the final metrics."""
+    """Step 6: write the adapter, read it back, and return the final metrics."""
     child.events.emit(PhaseChanged(phase=Phase.PUBLISHING))
     metrics: dict[str, float | int | None] = {
         "loss": progress.loss,

@@ -46,11 +46,6 @@ class Progress(TrainerCallback):
         """Start the clock."""
         self._rate.restart()
 
-    def on_substep_end(self, *event: Any, **_: Any) -> None:
-        """Stop between two micro-batches: a step can be long, and its gradients are not worth a kill."""
-        if self._child.stop.is_set():
-            _control(event).should_training_stop = True
-
     def on_step_end(self, *event: Any, **_: Any) -> None:
         """Count the step, and stop after it when asked to; here a checkpoint can be saved."""
         self.step = int(event[1].global_step)

@@ -57,6 +57,9 @@ class Hyperparameters(_Options):
     learning_rate: Annotated[float, Field(gt=0, le=1)] | Auto = "auto"
     batch_size: Annotated[int, Field(ge=1, le=4096)] | Auto = "auto"
     micro_batch_size: Annotated[int, Field(ge=1, le=512)] | Auto = "auto"
+    micro_batch_tokens: Annotated[int, Field(ge=64, le=1_000_000)] | Auto = "auto"
+    packing: bool | Auto = "auto"
+    feature_cache: bool | Auto = "auto"
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] | Auto = "auto"
     weight_decay: Annotated[float, Field(ge=0, le=1)] | Auto = "auto"
     max_grad_norm: Annotated[float, Field(gt=0, le=1000)] | Auto = "auto"
@@ -86,4 +89,6 @@ class TrainingSpec(_Options):
     method: Method = Method()
     hyperparameters: Hyperparameters = Hyperparameters()
     image: ImageOptions = ImageOptions()
+    features_dir: Path | None = Field(None, description="the feature cache; none: every step looks at its images")
+    features_bytes: int = Field(0, ge=0, description="what the feature cache may hold, for all jobs together")
     adapter_name: str = Field("adapter", description="for the model card")

@@ -1,6 +1,12 @@
-"""TRL's `SFTTrainer` as the loop, with our batches and our loss."""
+"""TRL's `SFTTrainer` as the loop, with our batches and our loss.
 
-from collections.abc import Sequence
+One batch of the loop is one optimizer step: `training_step` takes the step's examples, plans its micro-batches
+(`batching.py`), makes each when it is its turn (`collator.py`), and adds up their gradients (`loss.py`).
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,51 +17,112 @@ from trl import SFTTrainer
 
 from training import adapter
 from training.arguments import arguments
+from training.batching import Budget, plan
 from training.collator import Collator
 from training.loss import score
+from training.sampler import StepLoader
 from training.settings import Schedule
+from vlm.measure import Measure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Steps:
+    """What the optimizer steps of a run are made of.
+
+    Attributes:
+        collator: Makes the batch of a micro-batch.
+        measures: The size of every example.
+        budget: What a forward pass may hold.
+        check_stop: Raises when the run must stop; asked before each micro-batch, because a step can be long.
+    """
+
+    collator: Collator
+    measures: Sequence[Measure]
+    budget: Budget
+    check_stop: Callable[[], None]
 
 
 class Trainer(SFTTrainer):  # type: ignore[misc]  # trl is untyped
-    """`SFTTrainer` with the loss of `training.loss` on the CPU, and TRL's own fused one on a GPU; they are equal."""
+    """`SFTTrainer` whose batches are whole optimizer steps."""
+
+    def __init__(self, *, steps: Steps, schedule: Schedule, **rest: Any) -> None:
+        super().__init__(**rest)
+        self._steps = steps
+        self._schedule = schedule
+        self._lengths = [measure.tokens for measure in steps.measures]
+
+    def get_train_dataloader(self) -> StepLoader:
+        """Return the examples of each step."""
+        return StepLoader(self._schedule.num_examples, self._schedule.batch_size, seed=self.args.seed)
+
+    def training_step(
+        self, model: Any, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Add up the gradients of a step, and return its loss: the mean over its labelled tokens."""
+        del num_items_in_batch  # transformers cannot count what is not made yet
+        model.train()
+        examples = inputs["examples"]
+        num_tokens = sum(self._steps.measures[example].labelled_tokens for example in examples)
+        micro_batches = plan(examples, self._lengths, self._steps.budget)
+        losses = []
+        for number, micro_batch in enumerate(micro_batches, start=1):
+            self._steps.check_stop()
+            batch = self._steps.collator.batch(micro_batch)
+            with self.maybe_activation_offload_context, self._sync(model, is_last=number == len(micro_batches)):
+                with self.compute_loss_context_manager():
+                    loss = self.compute_loss(model, batch, num_items_in_batch=num_tokens)
+                self.accelerator.backward(loss)
+            losses.append(loss.detach())
+        return torch.stack(losses).sum()
 
     def compute_loss(
         self,
         model: Any,
         inputs: dict[str, Any],
         return_outputs: bool = False,  # noqa: FBT001, FBT002 - the signature is transformers'
-        num_items_in_batch: torch.Tensor | None = None,
-    ) -> Any:
+        num_items_in_batch: int | None = None,
+    ) -> torch.Tensor:
         """Return the loss of a micro-batch, divided by the labelled tokens of the whole step."""
-        if inputs["input_ids"].is_cuda or return_outputs:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        scored = score(model, inputs)
-        return scored.loss_sum / (scored.num_tokens if num_items_in_batch is None else num_items_in_batch)
+        assert not return_outputs, "validation goes through `evaluate.py`"
+        assert num_items_in_batch
+        return score(model, inputs).loss_sum / num_items_in_batch
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Return 0: transformers estimates from tokens that are not made yet; `benchmarks` counts for real."""
+        del inputs
+        return 0
+
+    def _sync(self, model: Any, *, is_last: bool) -> AbstractContextManager[Any]:
+        """Return the context of a micro-batch: processes add up their gradients at the last one only."""
+        return nullcontext() if is_last else self.accelerator.no_sync(model)
 
 
 def build(
     model: Any,
     *,
     processor: Any,
-    collator: Collator,
+    steps: Steps,
     schedule: Schedule,
     seed: int,
     callbacks: Sequence[TrainerCallback],
     output_dir: Path,
 ) -> Trainer:
-    """Return the trainer of a wrapped model, ready for `train()`.
-
-    The data set holds only row numbers: the collator encodes each batch when it is needed.
-    """
-    rows = Dataset.from_dict({"example": list(range(schedule.num_examples))})
+    """Return the trainer of a wrapped model, ready for `train()`."""
     trainer = Trainer(
+        steps=steps,
+        schedule=schedule,
         model=model,
         args=arguments(schedule, seed=seed, output_dir=output_dir),
-        data_collator=collator,
-        train_dataset=rows,
+        data_collator=_never,
+        train_dataset=Dataset.from_dict({"example": [0]}),  # TRL looks at a first row; `StepLoader` gives the examples
         processing_class=processor,
         callbacks=list(callbacks),
     )
     trainer.remove_callback(PrinterCallback)  # the supervisor reads events; nobody reads standard output
     adapter.keep_float32(model)
     return trainer
+
+
+def _never(rows: Any) -> Any:
+    """Stand for TRL's collator, which nobody calls."""
+    raise AssertionError(rows)

@@ -1,5 +1,5 @@
 """The SmolVLM family: SmolVLM2 256M, 500M and 2.2B (Idefics3's modules and tokens under another class, plus video)."""
 
-from vlm.family import Family
+from vlm.tiled import TiledFamily
 
-SMOLVLM = Family(name="smolvlm", architectures=("SmolVLMForConditionalGeneration",))
+SMOLVLM = TiledFamily(name="smolvlm", architectures=("SmolVLMForConditionalGeneration",))

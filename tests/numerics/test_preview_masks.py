@@ -7,9 +7,9 @@ from fastapi.testclient import TestClient
 from core.storage import Storage
 from serving.app import create_app
 from serving.options import ServingSettings
+from tests.engine import alone, collator_of
 from tests.models import make_smolvlm2
 from tests.numerics.test_label_masks import CONVERSATIONS
-from training.collator import Collator
 from training.encoding import Encoder
 from training.images import ImageFolder
 from vlm import image_options, loading, tiny
@@ -67,8 +67,7 @@ def test_tokens_and_loss_are_those_of_a_training_batch(preview, base, shelf, nam
     example = shelf(*CONVERSATIONS[name])
     image_options.apply(ImageOptions(longest_edge=64, split=split), base.processor)
     encoder = Encoder(base.processor, base.family, ImageFolder(shelf.folder))
-    pad_token_id = base.processor.tokenizer.pad_token_id
-    batch = Collator([example], encoder, pad_token_id=pad_token_id)([{"example": 0}])
+    batch = collator_of(base, [example], encoder).batch(alone(0))
     ids, labels = batch["input_ids"][0].tolist(), batch["labels"][0].tolist()
 
     seen = preview(example, longest_edge=64, split=split)

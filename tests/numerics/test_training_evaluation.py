@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch.nn.functional import cosine_similarity
 
+from tests.engine import alone, collator_of
 from training import adapter
-from training.collator import Collator
+from training.batching import Budget
 from training.evaluate import Evaluator
 from training.loss import score
 from training.spec import Method
@@ -33,14 +34,15 @@ def ready(load_tiny, rows, encoder_of):
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(parameter, std=0.05)
-        pad = base.processor.tokenizer.pad_token_id
-        return model.train(), Collator(rows, encoder_of(base), pad_token_id=pad)
+        return model.train(), collator_of(base, rows, encoder_of(base))
 
     return ready
 
 
 def evaluate(model, collator, batch_size=2):
-    evaluator = Evaluator(collator=collator, num_examples=3, batch_size=batch_size, precision="fp32")
+    evaluator = Evaluator(
+        collator=collator, lengths=[20, 30, 40], budget=Budget(num_examples=batch_size), precision="fp32"
+    )
     return evaluator.run(model, check_stop=lambda: None)
 
 
@@ -49,7 +51,7 @@ def test_loss_and_accuracy_are_those_of_a_hand_computed_reference(ready):
     model.eval()
     loss, correct, count = 0.0, 0, 0
     for row in range(3):
-        batch = collator([{"example": row}])
+        batch = collator.batch(alone(row))
         labels = batch.pop("labels")[0].tolist()
         with torch.no_grad():
             logits = model(**batch).logits[0].double()
@@ -83,7 +85,7 @@ def test_it_leaves_the_mode_and_the_random_numbers_as_they_were(ready):
 def test_a_validation_between_two_steps_changes_no_gradient(ready, quantization):
     """bitsandbytes 0.50.2 on CPUs with AVX512-BF16 loses the gradient of every 4-bit layer's input after one."""
     model, collator = ready(quantization)
-    batch = collator([{"example": row} for row in range(3)])
+    batch = collator.batch(alone(0, 1, 2))
 
     def gradients():
         torch.manual_seed(7)  # dropout

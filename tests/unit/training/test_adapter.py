@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from tests.engine import alone, collator_of, pixel_vision
 from training import adapter, loss
-from training.collator import Collator
 from training.spec import Method
 
 
@@ -14,8 +14,7 @@ def rows(album):
 @pytest.fixture
 def batch_of(encoder_of, rows):
     def batch_of(base):
-        collator = Collator(rows, encoder_of(base), pad_token_id=base.processor.tokenizer.pad_token_id)
-        return collator([{"example": 0}, {"example": 1}])
+        return collator_of(base, rows, encoder_of(base)).batch(alone(0, 1))
 
     return batch_of
 
@@ -65,13 +64,14 @@ def test_a_half_precision_base_still_trains_lora_in_float32(load):
     assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
 
 
-def test_checkpointing_keeps_the_frozen_vision_tower_out_of_the_graph(load, batch_of):
+def test_checkpointing_keeps_the_frozen_vision_tower_out_of_the_graph(load, rows, encoder_of):
     """transformers 5.23 hooks the patch embedding, too, and the tower is back-propagated through for nothing."""
     base = load()
     model = awake(adapter.wrap(base, Method(), name="base"))
     model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     model.enable_input_require_grads()
-    pixels = batch_of(base)["pixel_values"]
+    encoder = encoder_of(base)
+    pixels = collator_of(base, rows, encoder, vision=pixel_vision(base, encoder)).batch(alone(0, 1))["pixel_values"]
     features = base.model.get_image_features(pixels, return_dict=True).pooler_output
     assert not any(feature.requires_grad for feature in features)
     assert base.model.get_input_embeddings()(torch.tensor([[5]])).requires_grad

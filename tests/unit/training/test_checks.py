@@ -35,8 +35,9 @@ def test_the_limit_is_the_text_models_context(load):
 
 def test_a_row_longer_than_the_context_is_refused_and_not_cut(check, album):
     short, long = album.question("a?", "b"), album.question("a" * 60, "b", images=2, row=7)
-    size = check(long).longest_tokens
-    assert check(short, long, context_tokens=size).longest_tokens == size
+    (measure,) = check(long)
+    size = measure.tokens
+    assert check(short, long, context_tokens=size)[1].tokens == size
     detail = refused(check, short, long, context_tokens=size - 1)
     assert detail.startswith(f"Row 7 has {size} tokens, 14 of them for its images; the base model takes at most")
 
@@ -60,7 +61,8 @@ def test_a_row_with_more_images_than_places_is_refused(check, album):
 
 def test_totals_add_up_over_all_rows(check, album):
     one, two = album.question("a?", "b", images=1), album.question("c?", "defg", images=2)
-    alone, both = [check(one), check(two)], check(one, two)
+    alone = [*check(one), *check(two)]
+    both = checks.Totals.of([one, two], check(one, two))
     assert both.tokens == sum(each.tokens for each in alone)
     assert both.labelled_tokens == sum(each.labelled_tokens for each in alone)
     assert (both.num_images, both.image_tokens_per_image) == (3, 7)
@@ -69,7 +71,8 @@ def test_totals_add_up_over_all_rows(check, album):
 
 
 def test_totals_without_images_have_no_tokens_per_image(check, album):
-    assert check(album.question("a?", "b")).image_tokens_per_image == 0
+    row = album.question("a?", "b")
+    assert checks.Totals.of([row], check(row)).image_tokens_per_image == 0
 
 
 def test_measuring_stops_when_asked_to(check, album):

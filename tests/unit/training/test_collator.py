@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from training.collator import Collator
+from tests.engine import alone, collator_of, pixel_vision
 from vlm import image_options
 from vlm.image_options import ImageOptions
 from vlm.labels import IGNORED
@@ -27,8 +27,8 @@ def rows(album):
 
 
 def collate(base, encoder_of, rows):
-    pad = base.processor.tokenizer.pad_token_id
-    return Collator(rows, encoder_of(base), pad_token_id=pad)([{"example": index} for index in range(len(rows))])
+    encoder = encoder_of(base)
+    return collator_of(base, rows, encoder, vision=pixel_vision(base, encoder)).batch(alone(*range(len(rows))))
 
 
 def test_padding_is_on_the_right_and_carries_no_label(base, encoder_of, rows):

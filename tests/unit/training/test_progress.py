@@ -28,7 +28,7 @@ def clock():
 def progress(run, clock):
     child_run = run()
     schedule = settings.resolve(
-        Hyperparameters(epochs=2, batch_size=4), num_examples=10, longest_tokens=9, precision="fp32", on_gpu=False
+        Hyperparameters(epochs=2, batch_size=4), num_examples=10, precision="fp32", on_gpu=False, can_pack=True
     )
     progress = Progress(child_run.child, schedule, None, clock=clock)
     progress.on_train_begin()
@@ -85,15 +85,6 @@ def test_a_step_goes_on_until_somebody_asks_to_stop(progress, clock):
     assert not step(progress, 1).should_training_stop
     progress.run.child.stop.set()
     assert step(progress, 2).should_training_stop
-
-
-def test_a_long_step_stops_between_its_micro_batches(progress):
-    control = TrainerControl()
-    progress.on_substep_end(None, TrainerState(), control)
-    assert not control.should_training_stop
-    progress.run.child.stop.set()
-    progress.on_substep_end(None, TrainerState(), control)
-    assert control.should_training_stop
 
 
 def test_time_outside_of_training_does_not_slow_the_rate(clock):

@@ -1,16 +1,15 @@
-import pytest
-
 from training import settings
+from training.batching import Budget
 from training.spec import Hyperparameters
 
 
-def resolve(num_examples=1200, longest_tokens=30, **asked):
+def resolve(num_examples=1200, *, can_pack=True, **asked):
     return settings.resolve(
         Hyperparameters(**asked),
         num_examples=num_examples,
-        longest_tokens=longest_tokens,
         precision="fp32",
         on_gpu=False,
+        can_pack=can_pack,
     )
 
 
@@ -22,29 +21,28 @@ def test_auto_is_the_fields_standard_for_lora():
 
 
 def test_a_gpu_checkpoints_gradients_unless_told_otherwise():
-    asked = {"num_examples": 8, "longest_tokens": 30, "precision": "bf16", "on_gpu": True}
+    asked = {"num_examples": 8, "precision": "bf16", "on_gpu": True, "can_pack": True}
     assert settings.resolve(Hyperparameters(), **asked).gradient_checkpointing
     assert not settings.resolve(Hyperparameters(gradient_checkpointing=False), **asked).gradient_checkpointing
 
 
-@pytest.mark.parametrize(
-    ("longest_tokens", "micro_batch_size"),
-    [(30, 16), (256, 16), (257, 8), (1100, 2), (4097, 1)],
-)
-def test_an_automatic_micro_batch_is_smaller_for_longer_rows(longest_tokens, micro_batch_size):
-    schedule = resolve(longest_tokens=longest_tokens)
-    assert schedule.micro_batch_size == micro_batch_size
-    assert schedule.micro_batch_size * schedule.accumulation_steps == 16
+def test_passes_are_bounded_in_tokens_and_packed_unless_told_otherwise():
+    schedule = resolve()
+    assert (schedule.micro_batch_size, schedule.micro_batch_tokens, schedule.packing) == (16, 4096, True)
+    assert not resolve(packing=False).packing
+    assert not resolve(can_pack=False).packing
+    assert resolve(micro_batch_tokens=512).budget == Budget(num_examples=16, num_tokens=512, pack_tokens=1024)
 
 
-def test_an_automatic_micro_batch_divides_an_odd_batch():
-    assert resolve(batch_size=34).micro_batch_size == 2
-    assert resolve(batch_size=21).micro_batch_size == 7
+def test_a_micro_batch_that_is_asked_for_counts_examples_and_nothing_else():
+    schedule = resolve(batch_size=8, micro_batch_size=2)
+    assert schedule.budget == Budget(num_examples=2)
+    both = resolve(batch_size=8, micro_batch_size=2, micro_batch_tokens=512, packing=True)
+    assert both.budget == Budget(num_examples=2, num_tokens=512, pack_tokens=1024)
 
 
 def test_an_automatic_batch_is_a_multiple_of_the_micro_batch():
-    schedule = resolve(micro_batch_size=5)
-    assert (schedule.batch_size, schedule.accumulation_steps) == (20, 4)
+    assert resolve(micro_batch_size=5).batch_size == 20
 
 
 def test_the_last_step_of_an_epoch_may_be_smaller():

@@ -1,0 +1,93 @@
+"""Before the first step: look at every image once, keep what the tower makes of it, and let the tower go."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from core.child import Child
+from training.features.store import FeatureStore
+from training.vision import Tower
+from vlm.family import Family
+
+_PASS_TOKENS = 1024  # image tokens of one pass: 16 tiles of 64
+_TELL_EVERY = 500  # images
+
+
+class TooLarge(Exception):
+    """The features of these images do not fit the cache."""
+
+
+def fill(store: FeatureStore, tower: Tower, tokens: Mapping[str, int], child: Child) -> None:
+    """Keep the features of all images; what is kept already is not looked at again.
+
+    Args:
+        store: Of this way of looking at images.
+        tower: That looks.
+        tokens: Image tokens of every image that the run needs, by sha256.
+        child: Whose `stop` ends it; hears how far it is.
+
+    Raises:
+        TooLarge: They do not fit; nothing is evicted for it.
+        OSError: They cannot be written.
+        StopRequested: What was kept until then stays.
+    """
+    names = list(tokens)
+    kept = store.find(names, on_damage=lambda text: child.events.log(f"Feature cache, {text}.", level="warning"))
+    missing = [name for name in names if name not in kept]
+    child.events.log(f"{len(names):,} images; the features of {len(kept):,} are in the cache.")
+    looked = 0
+    for some in _passes(missing, tokens):
+        child.check_stop()
+        seen = tower.look(some)
+        if looked == 0:
+            _check_room(seen[0], tokens[some[0]], sum(tokens.values()), store.budget_bytes)
+        for name, features in zip(some, seen, strict=True):
+            store.put(name, features)
+        if looked // _TELL_EVERY != (looked + len(some)) // _TELL_EVERY:
+            child.events.log(f"Looked at {looked + len(some):,} of {len(missing):,} images.")
+        looked += len(some)
+    store.flush()
+    store.evict()
+
+
+def let_go(model: Any, family: Family, *, keep_connector: bool) -> None:
+    """Take the vision tower from the device, and its memory with it; nothing may need it any more."""
+    names = [family.vision_tower] if keep_connector else [family.vision_tower, family.connector]
+    for name in filter(None, names):
+        parent, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(parent), leaf, Gone())
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+class Gone(torch.nn.Module):
+    """Stands where the vision tower was."""
+
+    def forward(self, *_: Any, **__: Any) -> None:
+        """Refuse: all images were looked at before the first step.
+
+        Raises:
+            RuntimeError: Always.
+        """
+        raise RuntimeError("The vision tower is gone: the features of all images were made before the first step.")
+
+
+def _passes(names: Sequence[str], tokens: Mapping[str, int]) -> Iterator[list[str]]:
+    some: list[str] = []
+    for name in names:
+        if some and sum(tokens[each] for each in some) + tokens[name] > _PASS_TOKENS:
+            yield some
+            some = []
+        some.append(name)
+    if some:
+        yield some
+
+
+def _check_room(features: torch.Tensor, num_tokens: int, all_tokens: int, budget_bytes: int) -> None:
+    """Refuse at the first image what would not fit at the last; features grow with the tokens of an image."""
+    needed = features.nbytes * all_tokens // num_tokens
+    if needed > budget_bytes:
+        raise TooLarge(
+            f"the features of all images would take {needed / 1e9:,.1f} GB and the cache holds {budget_bytes / 1e9:,.1f} GB"
+        )
