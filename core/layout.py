@@ -26,6 +26,11 @@ class Layout:
         return self.root / "cache" / "models"
 
     @property
+    def features(self) -> Path:
+        """Return the cache of what frozen vision towers make of images."""
+        return self.root / "cache" / "features"
+
+    @property
     def datasets(self) -> Path:
         """Return the cache of data sets unpacked for training, by digest."""
         return self.root / "cache" / "datasets"

@@ -41,6 +41,9 @@ class Settings(BaseSettings):
     cache_bytes: int = Field(
         2 * 1024 * MIB, ge=1, description="what the API keeps of data sets' tables, and as much of thumbnails"
     )
+    feature_cache_bytes: int = Field(
+        20 * 1024 * MIB, ge=0, description="what a worker keeps of images that a vision tower has looked at; 0: nothing"
+    )
     max_infer_bytes: int = Field(32 * MIB, ge=1, description="largest body that POST /infer takes")
     lease_s: float = Field(60.0, gt=0, description="how long a lease lives without a heartbeat")
     heartbeat_s: float = Field(5.0, gt=0, description="seconds between heartbeats of a lease")

@@ -44,7 +44,8 @@ def plan(examples: Sequence[int], lengths: Sequence[int], budget: Budget) -> tup
         return tuple(
             tuple((example,) for example in examples[start : start + count]) for start in range(0, len(examples), count)
         )
-    rows = _packed(examples, lengths, budget.pack_tokens or 0)
+    row_limit = min(budget.pack_tokens or 0, budget.num_tokens)
+    rows = _packed(examples, lengths, budget.num_examples, row_limit)
     return _grouped(rows, lengths, budget.num_examples, budget.num_tokens)
 
 
@@ -58,13 +59,13 @@ def padded_tokens(micro_batch: MicroBatch, lengths: Sequence[int]) -> int:
     return len(micro_batch) * max(row_tokens(row, lengths) for row in micro_batch)
 
 
-def _packed(examples: Sequence[int], lengths: Sequence[int], row_limit: int) -> list[Pack]:
+def _packed(examples: Sequence[int], lengths: Sequence[int], max_examples: int, row_limit: int) -> list[Pack]:
     """Lay examples into rows, the longest first, each into the fullest row that has room (best fit decreasing)."""
     rows: list[list[int]] = []
     room: list[int] = []
     for example in sorted(examples, key=lambda each: -lengths[each]):
         length = lengths[example]
-        fitting = [index for index, left in enumerate(room) if left >= length]
+        fitting = [at for at, left in enumerate(room) if left >= length and len(rows[at]) < max_examples]
         if fitting:
             index = min(fitting, key=lambda each: room[each])
             rows[index].append(example)

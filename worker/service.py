@@ -51,7 +51,10 @@ class Service:
             database=self._database,
             settings=settings,
             shutdown=shutdown,
-            kinds={Kind.VALIDATION: validation, Kind.TRAINING: Training(rooms)},
+            kinds={
+                Kind.VALIDATION: validation,
+                Kind.TRAINING: Training(rooms, feature_cache_bytes=settings.feature_cache_bytes),
+            },
         )
         self._left = threading.Event()
         # Two threads: to ring with a broker that hangs takes seconds, and a worker that does not beat looks dead.

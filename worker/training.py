@@ -30,8 +30,9 @@ class Training:
 
     module = "training.run"
 
-    def __init__(self, rooms: Rooms) -> None:
+    def __init__(self, rooms: Rooms, *, feature_cache_bytes: int) -> None:
         self._rooms = rooms
+        self._feature_cache_bytes = feature_cache_bytes
 
     def prepare(self, attempt: Attempt, staging: Path) -> dict[str, Any]:
         """Bring the data set into the cache and write the spec."""
@@ -43,6 +44,8 @@ class Training:
             dataset_dir=self._unpack(dataset),
             dataset_digest=job.dataset_digest,
             seed=job.seed,
+            features_dir=self._rooms.layout.features,
+            features_bytes=self._feature_cache_bytes,
             adapter_name=job.name,
             **job.request,
         )

@@ -26,6 +26,9 @@ SAME_NUMBERS = {
     "one row at a time": {"micro_batch_size": 1},
     "all rows at once": {"micro_batch_size": 4},
     "gradient checkpointing": {"gradient_checkpointing": True},
+    "packed": {"packing": True, "micro_batch_size": "auto"},
+    "few tokens a pass": {"packing": False, "micro_batch_size": "auto", "micro_batch_tokens": 64},
+    "no feature cache": {"feature_cache": False},
 }
 
 
@@ -45,7 +48,8 @@ def write_rows(album):
 def losses(spec, run, folder, name, **hyperparameters):
     child_run = run(folder)
     asked = STEPS | {"learning_rate": RATES.get(name, STEPS["learning_rate"])} | hyperparameters
-    pipeline.fine_tune(spec(**RUNS[name], hyperparameters=asked, seed=11), child_run.child)
+    cache = {"features_dir": child_run.child.staging / "features", "features_bytes": 10**9}
+    pipeline.fine_tune(spec(**RUNS[name], hyperparameters=asked, seed=11, **cache), child_run.child)
     return [metric["loss"] for metric in child_run.metrics if "loss" in metric]
 
 

@@ -1,0 +1,111 @@
+"""Features that are kept, features that are made anew, and pixels in the graph: the same losses and gradients."""
+
+import threading
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from tests.engine import alone, collator_of, pixel_vision, tower_of
+from training import adapter
+from training.features.fill import fill, let_go
+from training.features.store import FeatureStore
+from training.loss import score
+from training.spec import Method
+from training.vision import FrozenVision, KeptVision
+from vlm import image_options
+from vlm.image_options import ImageOptions
+
+
+@pytest.fixture
+def rows(shelf):
+    red, blue = ("red", (40, 30)), ("blue", (64, 32))
+    return [
+        shelf(("user", 1, red, "Which colour?"), ("assistant", 1, "red")),
+        shelf(("user", 1, "Say hello."), ("assistant", 1, "Hello!")),
+        shelf(("user", 1, red, blue, red, "first?"), ("assistant", 1, "red")),
+    ]
+
+
+@pytest.fixture
+def child():
+    events = SimpleNamespace(log=lambda *_, **__: None)
+    return SimpleNamespace(events=events, check_stop=lambda: None, stop=threading.Event())
+
+
+@pytest.fixture
+def base(load_tiny):
+    base = load_tiny()
+    image_options.apply(ImageOptions(longest_edge=96, split=True), base.processor)
+    return base
+
+
+@pytest.fixture
+def model(base):
+    torch.manual_seed(0)
+    model = adapter.wrap(base, Method(type="lora", r=4), name="base").train()
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.05)
+    return model
+
+
+def learned(model, collator):
+    model.zero_grad()
+    scored = score(model, collator.batch(alone(0, 1, 2)))
+    scored.loss_sum.backward()
+    return scored.loss_sum.item(), {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize("trains_connector", [False, True])
+def test_where_features_come_from_changes_neither_loss_nor_gradient(
+    base, model, rows, encoder_of, child, tmp_path, trains_connector
+):
+    encoder = encoder_of(base)
+    tower = tower_of(base, encoder, trains_connector=trains_connector)
+    store = FeatureStore(tmp_path / "features", {}, budget_bytes=10**9)
+    fill(store, tower, {name: encoder.image_tokens(name) for row in rows for name in row.images}, child)
+    pixels, frozen, kept = (
+        learned(model, collator_of(base, rows, encoder, vision=vision))
+        for vision in (pixel_vision(base, encoder), FrozenVision(tower), KeptVision(tower, store))
+    )
+    assert kept[0] == frozen[0] == pytest.approx(pixels[0], rel=1e-6)
+    for name, gradient in kept[1].items():
+        assert torch.equal(gradient, frozen[1][name])
+        torch.testing.assert_close(gradient, pixels[1][name], rtol=1e-5, atol=1e-7)
+
+
+def test_a_frozen_tower_is_out_of_the_graph_and_a_trained_connector_in_it(base, rows, encoder_of):
+    encoder = encoder_of(base)
+    for trains_connector in (False, True):
+        base.model.model.connector.requires_grad_(trains_connector)
+        tower = tower_of(base, encoder, trains_connector=trains_connector)
+        seen = tower.look(rows[2].images)
+        assert not any(each.requires_grad for each in seen)
+        arguments = FrozenVision(tower).inputs([rows[2].images])
+        features = arguments["mm_encoder_outputs"]["image"].pooler_output
+        assert all(each.requires_grad is trains_connector for each in features)
+
+
+def test_training_goes_on_when_the_tower_is_gone(base, model, rows, encoder_of, child, tmp_path):
+    encoder = encoder_of(base)
+    tower = tower_of(base, encoder)
+    store = FeatureStore(tmp_path / "features", {}, budget_bytes=10**9)
+    fill(store, tower, {name: encoder.image_tokens(name) for row in rows for name in row.images}, child)
+    before = learned(model, collator_of(base, rows, encoder, vision=KeptVision(tower, store)))
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    let_go(base.model, base.family, keep_connector=False)
+    after = learned(model, collator_of(base, rows, encoder, vision=KeptVision(tower, store)))
+    assert after[0] == before[0]
+    assert sum(parameter.numel() for parameter in model.parameters()) < num_parameters
+    with pytest.raises(RuntimeError, match="tower is gone"):
+        FrozenVision(tower).inputs([rows[0].images])
+
+
+def test_an_image_that_appears_often_is_looked_at_once(base, rows, encoder_of):
+    encoder = encoder_of(base)
+    cut = []
+    tower = tower_of(base, encoder)
+    tower._cut = lambda name: cut.append(name) or encoder.pixels(name)
+    FrozenVision(tower).inputs([rows[0].images, rows[2].images])
+    assert len(cut) == 2
