@@ -57,6 +57,8 @@ def _smolvlm(name: str, hub_id: str, family: str, summary: str) -> CatalogEntry:
         "500m": (507_482_304, 64, 8192, "medium"),
         "2.2b": (2_246_272_880, 81, 16384, "large"),
     }[name.rsplit("-", 1)[1]]
+    if name == "smolvlm2-2.2b":
+        parameters = 2_246_784_880  # 125 more rows of embeddings and of the head than the first line's
     rule = {
         (64, "idefics3"): _SPLIT_512,
         (81, "idefics3"): _SPLIT_384,

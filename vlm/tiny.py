@@ -35,21 +35,8 @@ def ensure(models_dir: Path) -> Path:
     return build_once(folder(models_dir), _make)
 
 
-def _make(folder: Path) -> None:
-    tokenizer = _tokenizer()
-    processor = make_processor(tokenizer, side_px=IMAGE_SIDE_PX, image_tokens=_IMAGE_TOKENS)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEED)
-        model = Idefics3ForConditionalGeneration(_config(tokenizer))
-    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
-    )
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-
-
-def _tokenizer() -> PreTrainedTokenizerFast:
-    """Make a byte-level tokenizer: every text round-trips, one token a byte."""
+def byte_tokenizer(context_tokens: int) -> PreTrainedTokenizerFast:
+    """Make a byte-level tokenizer with the chat and image tokens: every text round-trips, one token a byte."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: index for index, token in enumerate((*_CHAT_TOKENS, *alphabet))}
     inner = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
@@ -60,10 +47,23 @@ def _tokenizer() -> PreTrainedTokenizerFast:
         unk_token="<|endoftext|>",  # noqa: S106 - a token of text
         bos_token="<|im_start|>",  # noqa: S106
         pad_token="<|im_end|>",  # noqa: S106
-        model_max_length=CONTEXT_TOKENS,
+        model_max_length=context_tokens,
     )
     add_image_tokens(tokenizer)
     return tokenizer
+
+
+def _make(folder: Path) -> None:
+    tokenizer = byte_tokenizer(CONTEXT_TOKENS)
+    processor = make_processor(tokenizer, side_px=IMAGE_SIDE_PX, image_tokens=_IMAGE_TOKENS)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        model = Idefics3ForConditionalGeneration(_config(tokenizer))
+    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+    )
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
 
 
 def _config(tokenizer: PreTrainedTokenizerFast) -> Idefics3Config:

@@ -1,0 +1,30 @@
+"""Both families in the published widths, with random weights, through our own loading, encoding and loss."""
+
+import pytest
+import torch
+
+from training.collator import pad
+from training.loss import score
+from vlm import geometry, image_options, loading, untrained
+from vlm.image_options import ImageOptions
+from vlm.untrained import Depth
+
+
+@pytest.mark.parametrize("name", ["smolvlm-256m", "smolvlm2-256m"])
+def test_one_batch_learns_from_rows_of_no_image_one_and_three(name, tmp_path, album, encoder_of):
+    shape = geometry.find(name)
+    (tmp_path / "base").mkdir()
+    untrained.write(tmp_path / "base", shape, depth=Depth(vision=1, text=1))
+    resolved = loading.resolve(str(tmp_path / "base"), models_dir=tmp_path)
+    base = loading.load(resolved, quantization="none", dtype=torch.float32)
+    image_options.apply(ImageOptions(longest_edge=shape.vision.side_px), base.processor)  # one tile: quick
+    encoder = encoder_of(base)
+    rows = [encoder.encode(album.question("Colour?", "red", images=number)) for number in (0, 1, 3)]
+    image_token = base.family.image_token_id(base.processor.tokenizer)
+    assert [row.input_ids.count(image_token) for row in rows] == [0, 64, 192]
+
+    scored = score(base.model, pad(rows, base.processor.tokenizer.pad_token_id))
+    scored.loss_sum.backward()
+    learned = [name for name, p in base.model.named_parameters() if p.grad is not None and p.grad.abs().max() > 0]
+    assert {name.split(".")[1] for name in learned} == {"vision_model", "connector", "text_model", "weight"}
+    assert scored.num_tokens == 3 * len(["\x20", "r", "e", "d", "<end_of_utterance>"])
