@@ -135,8 +135,10 @@ class Bases:
             base.processors.move_to_end(adapter.sha256)
             return
         folder = self._store.local_folder(adapter)
-        family = base.loaded.family
-        target = Target(base=base.name, linears=base.linears, text_scope=family.text_scope, exclude=family.lora_exclude)
+        loaded = base.loaded
+        target = Target(
+            base=base.name, linears=base.linears, names=loaded.family.lora, quantization=loaded.quantization
+        )
         check_lora(folder, target)
         processor = _processor(base, folder)
         try:

@@ -7,7 +7,6 @@ strictly, and the set of tensors must be exactly what it implies on this base.
 
 import json
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +18,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from core.errors import Invalid
 from serving.adapters import CONFIG_FILE, WEIGHTS_FILE
 from vlm import catalog
+from vlm.lora_scope import LoraNames, LoraScope, published_scope
+from vlm.precision import Quantization
 
 MAX_HEADER_BYTES = 1024 * 1024
 MAX_CONFIG_BYTES = 256 * 1024
+MAX_RANK = 512  # training's 256, twice: what began by PiSSA is published as plain LoRA of twice the rank
 
 _DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
 _BF16_EXPONENT = 0x7F80  # all ones: infinity or NaN
@@ -32,19 +34,19 @@ Empty = Annotated[dict[str, float], Field(max_length=0)]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """What the adapter must fit: the base, and the linear modules of its text model.
+    """What the adapter must fit: the base, and the linear modules that LoRA may reach.
 
     Attributes:
         base: A name of the base model.
         linears: (in, out) features of every linear module, by its full name.
-        text_scope: A pattern on the full name of what LoRA may reach.
-        exclude: The only `exclude_modules` that is taken.
+        names: What the parts of its family are called.
+        quantization: How the base is held.
     """
 
     base: str
     linears: Mapping[str, tuple[int, int]]
-    text_scope: str
-    exclude: str
+    names: LoraNames
+    quantization: Quantization
 
 
 class LoraConfigFile(BaseModel):
@@ -54,15 +56,16 @@ class LoraConfigFile(BaseModel):
 
     peft_type: Literal["LORA"]
     base_model_name_or_path: str
-    r: int = Field(ge=1, le=256)
+    r: int = Field(ge=1, le=MAX_RANK)
     lora_alpha: float = Field(gt=0, le=65536, allow_inf_nan=False)
     target_modules: tuple[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")], ...] = Field(
         min_length=1, max_length=32
     )
-    exclude_modules: str
+    exclude_modules: str | None = Field(max_length=16384)
 
     lora_dropout: float = Field(0.0, ge=0, lt=1, allow_inf_nan=False)
     use_rslora: bool = False
+    use_dora: bool = False
     inference_mode: bool = True
     init_lora_weights: Literal[True, False, "gaussian"] = True
     task_type: Literal["CAUSAL_LM"] | None = None
@@ -80,7 +83,6 @@ class LoraConfigFile(BaseModel):
     fan_in_fan_out: Literal[False] = False
     lora_bias: Literal[False] = False
     use_bdlora: Literal[False] | None = None
-    use_dora: Literal[False] = False
     use_qalora: Literal[False] = False
     alora_invocation_tokens: None = None
     arrow_config: None = None
@@ -116,9 +118,13 @@ def check_lora(folder: Path, target: Target) -> LoraConfigFile:
     config = _parse_config(folder / CONFIG_FILE)
     if not _is_same_base(config.base_model_name_or_path, target.base):
         raise _refused(f"it was trained on {config.base_model_name_or_path!r}, not on {target.base!r}")
-    if config.exclude_modules != target.exclude:
-        raise _refused("its exclude_modules is not the one that keeps LoRA out of the vision tower")
-    expected = _expected_tensors(config, target)
+    if config.use_dora and target.quantization == "int8":
+        # bitsandbytes drops an int8 weight's scales after its first pass; DoRA needs the weight in every one
+        raise _refused("it is a DoRA adapter, and the base is held in int8; serve it in nf4 or unquantized")
+    scope = published_scope(target.names, config.target_modules, config.exclude_modules)
+    if scope is None:
+        raise _refused("its exclude_modules is not one that Lensmith writes to keep LoRA out of parts of the model")
+    expected = _expected_tensors(config, scope, target)
     _check_tensors(folder / WEIGHTS_FILE, expected)
     return config
 
@@ -139,21 +145,22 @@ def _parse_config(path: Path) -> LoraConfigFile:
         raise _refused(f"{CONFIG_FILE}: {field}: {first['msg']}") from error
 
 
-def _expected_tensors(config: LoraConfigFile, target: Target) -> dict[str, Shape]:
+def _expected_tensors(config: LoraConfigFile, scope: LoraScope, target: Target) -> dict[str, Shape]:
     """Return the name and shape of every tensor that PEFT would look for."""
     expected: dict[str, Shape] = {}
     reached = set()
     for name, (num_in, num_out) in target.linears.items():
-        suffix = name.rsplit(".", 1)[-1]
-        if suffix not in config.target_modules or re.fullmatch(target.exclude, name):
+        if not scope.reaches(name):
             continue
-        if not re.fullmatch(target.text_scope, name):
-            raise _refused(f"its target_modules reach {name}, which is outside the text model")
-        reached.add(suffix)
+        if not scope.is_inside(name):
+            raise _refused(f"its target_modules reach {name}, which is outside of what it says it adapts")
+        reached.add(name.rsplit(".", 1)[-1])
         expected[f"base_model.model.{name}.lora_A.weight"] = (config.r, num_in)
         expected[f"base_model.model.{name}.lora_B.weight"] = (num_out, config.r)
+        if config.use_dora:
+            expected[f"base_model.model.{name}.lora_magnitude_vector"] = (num_out,)
     if unknown := sorted(set(config.target_modules) - reached):
-        raise _refused(f"the base has no text module named {unknown[0]}")
+        raise _refused(f"the base has no module named {unknown[0]} where it adapts one")
     return expected
 
 

@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from peft import LoraConfig
+from peft.tuners.lora import LoraLayer
+from safetensors.torch import load_file, save_file
 
 from core.errors import FailureCode, WorkFailed
+from training import adapter, pissa
 from training.card import Card
 from training.spec import Method
 from vlm.family import Family
@@ -34,11 +37,23 @@ class Verified:
 
 def write(model: Any, folder: Path, *, processor: Any, card: Card, provenance: dict[str, Any]) -> None:
     """Write the PEFT layout, the processor with its image settings, the model card, and the provenance."""
-    model.save_pretrained(str(folder), save_embedding_layers=False)
+    write_adapter(model, folder)
     _sort_config(folder / CONFIG_FILE)
     processor.save_pretrained(str(folder))
     (folder / CARD_FILE).write_text(card.render(), encoding="utf-8")
     (folder / PROVENANCE_FILE).write_text(_json(provenance), encoding="utf-8")
+
+
+def write_adapter(model: Any, folder: Path) -> None:
+    """Write PEFT's two files; an adapter that began by PiSSA as plain LoRA of the untouched base."""
+    model.save_pretrained(str(folder), save_embedding_layers=False)
+    config = model.peft_config["default"]
+    if config.init_lora_weights == "pissa":
+        plain, tensors = pissa.as_plain_lora(
+            model, LoraConfig.from_pretrained(folder), load_file(folder / WEIGHTS_FILE)
+        )
+        save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+        plain.save_pretrained(str(folder))
 
 
 def verify(folder: Path, model: Any, *, family: Family, method: Method) -> Verified:
@@ -64,17 +79,28 @@ def verify(folder: Path, model: Any, *, family: Family, method: Method) -> Verif
             f"{len(broken)} of {len(tensors)} tensors of the adapter hold numbers that are not finite.",
             remedy="Lower hyperparameters.learning_rate.",
         )
-    updates = [tensor for name, tensor in tensors.items() if ".lora_B." in name]
-    return Verified(num_tensors=len(tensors), is_noop=not any(bool(tensor.any()) for tensor in updates))
+    return Verified(num_tensors=len(tensors), is_noop=_changes_nothing(tensors, method))
+
+
+def _changes_nothing(tensors: dict[str, torch.Tensor], method: Method) -> bool:
+    """Tell whether no pair was trained; DoRA's magnitudes never move without their pair, whose steps are as large."""
+    pairs = [(tensors[name.replace(".lora_B.", ".lora_A.")], b) for name, b in tensors.items() if ".lora_B." in name]
+    if method.init == "pissa":
+        return all(pissa.changes_nothing(a, b) for a, b in pairs)
+    return not any(bool(b.any()) for _, b in pairs)
 
 
 def _expected_shapes(model: Any, family: Family, method: Method) -> dict[str, tuple[int, ...]]:
+    scope = adapter.scope_of(method, family)
+    rank = 2 * method.r if method.init == "pissa" else method.r
     shapes: dict[str, tuple[int, ...]] = {}
     for name, module in model.get_base_model().named_modules():
-        if family.is_text_module(name) and name.rsplit(".", 1)[-1] in method.target_modules:
+        if isinstance(module, LoraLayer) and scope.reaches(name):
             prefix = f"base_model.model.{name}"
-            shapes[f"{prefix}.lora_A.weight"] = (method.r, module.in_features)
-            shapes[f"{prefix}.lora_B.weight"] = (module.out_features, method.r)
+            shapes[f"{prefix}.lora_A.weight"] = (rank, module.in_features)
+            shapes[f"{prefix}.lora_B.weight"] = (module.out_features, rank)
+            if method.use_dora:
+                shapes[f"{prefix}.lora_magnitude_vector"] = (module.out_features,)
     return shapes
 
 

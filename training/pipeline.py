@@ -105,8 +105,12 @@ def _load(spec: TrainingSpec, child: Child) -> Loaded:
         )
     precision = device.choose_precision(spec.hyperparameters.precision, child.events)
     resolved = loading.resolve(spec.base_model, models_dir=spec.models_dir)
-    quantization = spec.method.resolved_quantization
-    base = loading.load(resolved, quantization=quantization, dtype=loading.DTYPES[precision])
+    base = loading.load(
+        resolved,
+        quantization=spec.method.resolved_quantization,
+        double_quantization=spec.method.resolved_double_quantization,
+        dtype=loading.DTYPES[precision],
+    )
     image_options.apply(spec.image, base.processor)
     child.check_stop()
     entry = catalog.find(resolved.id)
@@ -139,6 +143,8 @@ def _prepare(spec: TrainingSpec, child: Child, loaded: Loaded) -> Prepared:
         on_gpu=device.has_gpu(),
         can_pack=base.family.can_pack,
     )
+    for warning in schedule.warnings:
+        child.events.log(warning, level="warning")
     model = adapter.wrap(base, spec.method, name=loaded.name)
     settled = {
         "hyperparameters": schedule.document(),
@@ -172,8 +178,8 @@ def _look(spec: TrainingSpec, child: Child, loaded: Loaded, prepared: Prepared) 
     """Step 3: choose where images come from; with the feature cache every image is looked at here, once."""
     schedule = prepared.schedule
     wish = Wish(
-        trains_vision=False,
-        trains_connector=False,
+        trains_vision=spec.method.train_vision,
+        trains_connector=spec.method.train_connector,
         wants_cache=schedule.feature_cache,
         cache_dir=spec.features_dir,
         budget_bytes=spec.features_bytes,

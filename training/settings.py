@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeVar
 
 from training.batching import Budget, num_steps_per_epoch
-from training.spec import Hyperparameters
+from training.spec import Hyperparameters, Optimizer, Scheduler
 from vlm.precision import Precision
 
 DEFAULT_EPOCHS = 3.0
@@ -30,6 +30,9 @@ class Schedule:
         feature_cache: What the frozen vision tower makes of an image is kept.
         steps_per_epoch: Optimizer steps per epoch; the last one of an epoch may hold fewer examples.
         warmup_steps: Steps over which the learning rate rises from zero.
+        loraplus_lr_ratio: Learning rate of LoRA's B over that of A; 1 is no LoRA+.
+        neftune_alpha: Noise on the embeddings of tokens; 0 is none.
+        warnings: What was asked for and is not done, each with the reason; for the user to see.
     """
 
     num_examples: int
@@ -42,14 +45,18 @@ class Schedule:
     steps_per_epoch: int
     total_steps: int
     learning_rate: float
-    lr_scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup"]
+    lr_scheduler: Scheduler
     warmup_ratio: float
     warmup_steps: int
     weight_decay: float
     max_grad_norm: float
-    optimizer: Literal["adamw", "adamw_8bit"]
-    gradient_checkpointing: bool
+    optimizer: Optimizer
+    loraplus_lr_ratio: float
+    neftune_alpha: float
+    gradient_checkpointing: bool | Literal["selective"]
+    activation_offload: bool
     precision: Precision
+    warnings: tuple[str, ...] = ()
 
     def num_trained(self, step: int) -> int:
         """Return how many examples the first `step` steps took, repeats included."""
@@ -67,7 +74,7 @@ class Schedule:
 
     def document(self) -> dict[str, Any]:
         """Return the settings as JSON."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "warnings"}
 
     def sentence(self) -> str:
         """Return the schedule in words."""
@@ -100,7 +107,8 @@ def resolve(
     else:
         epochs = _or(asked.epochs, DEFAULT_EPOCHS)
         total = math.ceil(epochs * per_epoch)
-    warmup_ratio = _or(asked.warmup_ratio, DEFAULT_WARMUP_RATIO)
+    feasible, warnings = _feasible(asked, on_gpu=on_gpu)
+    warmup_ratio = _or(feasible.warmup_ratio, DEFAULT_WARMUP_RATIO)
     return Schedule(
         num_examples=num_examples,
         batch_size=batch_size,
@@ -112,15 +120,39 @@ def resolve(
         steps_per_epoch=per_epoch,
         total_steps=total,
         learning_rate=_or(asked.learning_rate, DEFAULT_LEARNING_RATE),
-        lr_scheduler=_or(asked.lr_scheduler, "linear"),
+        lr_scheduler=_or(feasible.lr_scheduler, "linear"),
         warmup_ratio=warmup_ratio,
         warmup_steps=int(warmup_ratio * total),  # down: a single step of warm-up has a rate of zero
         weight_decay=_or(asked.weight_decay, 0.0),
         max_grad_norm=_or(asked.max_grad_norm, 1.0),
-        optimizer=_or(asked.optimizer, "adamw"),
-        gradient_checkpointing=_or(asked.gradient_checkpointing, on_gpu),
+        optimizer=_or(feasible.optimizer, "adamw"),
+        loraplus_lr_ratio=_or(feasible.loraplus_lr_ratio, 1.0),
+        neftune_alpha=_or(feasible.neftune_alpha, 0.0),
+        gradient_checkpointing=_or(feasible.gradient_checkpointing, on_gpu),
+        activation_offload=feasible.activation_offload is True,
         precision=precision,
+        warnings=warnings,
     )
+
+
+def _feasible(asked: Hyperparameters, *, on_gpu: bool) -> tuple[Hyperparameters, tuple[str, ...]]:
+    """Return what can be done of what was asked, and a sentence for each thing that cannot."""
+    instead: dict[str, Any] = {}
+    warnings = []
+    if asked.optimizer.startswith("paged_") and not on_gpu:
+        # bitsandbytes pages a GPU's memory out to the host's; on a CPU it does not, and tells only a log
+        instead["optimizer"] = asked.optimizer.removeprefix("paged_")
+        warnings.append(
+            f"hyperparameters.optimizer {asked.optimizer} needs a GPU; this run uses {instead['optimizer']}."
+        )
+    if asked.activation_offload is True and not on_gpu:
+        instead["activation_offload"] = False
+        warnings.append("hyperparameters.activation_offload needs a GPU; activations are in the host's memory already.")
+    if asked.lr_scheduler == "constant":
+        instead["warmup_ratio"] = 0.0
+        if asked.warmup_ratio not in ("auto", 0.0):
+            warnings.append("hyperparameters.warmup_ratio needs lr_scheduler constant_with_warmup; constant has none.")
+    return asked.model_copy(update=instead), tuple(warnings)
 
 
 def _micro_batch_tokens(asked: Hyperparameters) -> int | None:

@@ -9,9 +9,12 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from vlm.image_options import ImageOptions
+from vlm.lora_scope import MODULE_NAME
 from vlm.precision import Precision, Quantization
 
 Auto = Literal["auto"]
+Optimizer = Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"]
+Scheduler = Literal["linear", "cosine", "constant", "constant_with_warmup"]
 
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -25,23 +28,52 @@ class Method(_Options):
 
     type: Literal["qlora", "lora"] = "qlora"
     quantization: Quantization | None = Field(None, description="default: nf4 for qlora, none for lora")
+    double_quantization: bool | None = Field(
+        None, description="quantize the scales of nf4 and fp4, too (0.4 bits a weight); default: yes"
+    )
     r: int = Field(8, ge=1, le=256, description="rank of the update")
     alpha: float | None = Field(None, gt=0, le=1024, description="scale of the update; default: twice the rank")
     dropout: float = Field(0.0, ge=0, lt=1)
     target_modules: tuple[Literal[LORA_TARGETS], ...] = Field(LORA_TARGETS, min_length=1)  # type: ignore[valid-type]
+    exclude_modules: tuple[Annotated[str, Field(pattern=MODULE_NAME, max_length=128)], ...] = Field(
+        (), max_length=64, description="modules to leave as they are, by a part of their names, such as layers.0"
+    )
+    init: Literal["default", "gaussian", "pissa"] = Field(
+        "default", description="how LoRA begins; pissa: from the largest singular values of the weights"
+    )
+    use_dora: bool = Field(default=False, description="learn magnitude and direction of the weights apart (DoRA)")
+    use_rslora: bool = Field(default=False, description="scale by alpha / sqrt(r) instead of alpha / r (rsLoRA)")
+    train_connector: bool = Field(default=False, description="LoRA on the connector's linear layers, too")
+    train_vision: bool = Field(default=False, description="LoRA on the vision tower's layers of the same kinds, too")
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
-        if self.type == "lora" and self.quantization not in (None, "none"):
+        quantization = self.resolved_quantization
+        if self.type == "lora" and quantization != "none":
             raise ValueError('type "lora" keeps the base as it is; use type "qlora" with a quantization.')
-        if self.type == "qlora" and self.quantization == "none":
+        if self.type == "qlora" and quantization == "none":
             raise ValueError('type "qlora" needs a quantized base; use type "lora" for quantization "none".')
+        if self.double_quantization is not None and quantization not in ("nf4", "fp4"):
+            raise ValueError(f"double_quantization is for nf4 and fp4, not for {quantization}; leave it out.")
+        if self.use_dora and quantization == "int8":
+            # bitsandbytes drops an int8 weight's scales after its first pass; DoRA needs the weight in every one
+            raise ValueError("use_dora does not work over an int8 base; use nf4, fp4 or none, or turn use_dora off.")
+        if self.init == "pissa" and quantization != "none":
+            # PiSSA trains what it takes out of the weights; a quantized rest could not be put together with it again
+            raise ValueError('init "pissa" needs the base as it is; use type "lora", or another init.')
         return self
 
     @property
     def resolved_quantization(self) -> Quantization:
         """Return the quantization of the base."""
         return self.quantization or ("nf4" if self.type == "qlora" else "none")
+
+    @property
+    def resolved_double_quantization(self) -> bool:
+        """Return whether the scales of a 4-bit base are quantized, too; False for any other base."""
+        if self.resolved_quantization not in ("nf4", "fp4"):
+            return False
+        return self.double_quantization is not False
 
     @property
     def resolved_alpha(self) -> float:
@@ -63,15 +95,27 @@ class Hyperparameters(_Options):
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] | Auto = "auto"
     weight_decay: Annotated[float, Field(ge=0, le=1)] | Auto = "auto"
     max_grad_norm: Annotated[float, Field(gt=0, le=1000)] | Auto = "auto"
-    lr_scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup", "auto"] = "auto"
-    optimizer: Literal["adamw", "adamw_8bit", "auto"] = "auto"
-    gradient_checkpointing: bool | Auto = "auto"
+    lr_scheduler: Scheduler | Auto = "auto"
+    optimizer: Optimizer | Auto = "auto"
+    loraplus_lr_ratio: Annotated[float, Field(ge=1, le=1000)] | Auto = Field(
+        "auto", description="LoRA+: learning rate of B over that of A; auto is 1, the same"
+    )
+    neftune_alpha: Annotated[float, Field(ge=0, le=1000)] | Auto = Field(
+        "auto", description="NEFTune: noise on the embeddings of tokens; auto is 0, none"
+    )
+    gradient_checkpointing: bool | Literal["selective"] | Auto = Field(
+        "auto", description="selective keeps the outputs of attention, whose second run costs most"
+    )
+    activation_offload: bool | Auto = Field("auto", description="keep activations in the host's memory; needs a GPU")
     precision: Precision | Auto = "auto"
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
         if self.max_steps != "auto" and self.epochs != "auto":
             raise ValueError("give epochs or max_steps, not both.")
+        if self.activation_offload is True and self.gradient_checkpointing in (False, "selective"):
+            # torch 2.14 loses count of the operations in a selective checkpoint whose tensors are moved
+            raise ValueError("activation_offload moves what full gradient_checkpointing keeps; set that to true.")
         batch, micro = self.batch_size, self.micro_batch_size
         if isinstance(batch, int) and isinstance(micro, int) and batch % micro:
             raise ValueError(f"batch_size ({batch}) must be a multiple of micro_batch_size ({micro}).")

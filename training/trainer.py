@@ -20,6 +20,7 @@ from training.arguments import arguments
 from training.batching import Budget, plan
 from training.collator import Collator
 from training.loss import score
+from training.optimizer import loraplus
 from training.sampler import StepLoader
 from training.settings import Schedule
 from vlm.measure import Measure
@@ -45,6 +46,8 @@ class Steps:
 class Trainer(SFTTrainer):  # type: ignore[misc]  # trl is untyped
     """`SFTTrainer` whose batches are whole optimizer steps."""
 
+    optimizer: Any
+
     def __init__(self, *, steps: Steps, schedule: Schedule, **rest: Any) -> None:
         super().__init__(**rest)
         self._steps = steps
@@ -54,6 +57,14 @@ class Trainer(SFTTrainer):  # type: ignore[misc]  # trl is untyped
     def get_train_dataloader(self) -> StepLoader:
         """Return the examples of each step."""
         return StepLoader(self._schedule.num_examples, self._schedule.batch_size, seed=self.args.seed)
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Make the optimizer; with LoRA+ its groups have two learning rates."""
+        lr_ratio = self._schedule.loraplus_lr_ratio
+        if lr_ratio != 1 and self.optimizer is None:
+            self.optimizer = loraplus(model or self.model, self.args, lr_ratio=lr_ratio)
+        made: torch.optim.Optimizer = super().create_optimizer(model)
+        return made
 
     def training_step(
         self, model: Any, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | None = None

@@ -3,7 +3,6 @@
 A family is one file: data for this class, and how its images become tokens, pixels and features.
 """
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,8 @@ from typing import Any, Protocol
 import torch
 from PIL import Image
 from transformers import PreTrainedTokenizerBase
+
+from vlm.lora_scope import LoraNames
 
 Pixels = Mapping[str, torch.Tensor]  # one image as a family's vision tower takes it
 
@@ -36,9 +37,8 @@ class Family(ABC):
         end_token: What ends an answer.
         quantization_skip: Modules that stay unquantized. transformers matches from the start of the name, so
             `vision_model` alone would skip nothing, and giving any list drops the default `lm_head`.
-        lora_exclude: PEFT's `exclude_modules`, a pattern on the full module name: without it the targets
-            also hit the vision tower's `q_proj`, `k_proj` and `v_proj`.
-        text_scope: A pattern on the full module name of what LoRA may reach.
+        lora: What LoRA may reach, and what it must be kept from: a list of targets alone would also hit the vision
+            tower's `q_proj`, `k_proj` and `v_proj`.
         vision_tower: The full name of the module that looks at pixels.
         connector: The full name of the module that turns what it saw into features; None where it is in the tower.
         can_pack: Whether examples can lie behind each other in one row: positions that start anew divide them.
@@ -50,8 +50,7 @@ class Family(ABC):
     structural_tokens: tuple[str, ...]
     end_token: str
     quantization_skip: tuple[str, ...]
-    lora_exclude: str
-    text_scope: str
+    lora: LoraNames
     vision_tower: str
     connector: str | None
     can_pack: bool
@@ -93,7 +92,3 @@ class Family(ABC):
     def end_token_id(self, tokenizer: PreTrainedTokenizerBase) -> int:
         """Return the id of the token that ends an answer; generation stops at it."""
         return int(tokenizer.get_vocab()[self.end_token])
-
-    def is_text_module(self, name: str) -> bool:
-        """Tell whether a module of this full name belongs to the text model."""
-        return re.fullmatch(self.text_scope, name) is not None

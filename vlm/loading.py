@@ -129,13 +129,16 @@ def family_in(resolved: ResolvedBase) -> Family:
     return family_of(_read_config(resolved))
 
 
-def load(resolved: ResolvedBase, *, quantization: Quantization, dtype: torch.dtype) -> LoadedBase:
+def load(
+    resolved: ResolvedBase, *, quantization: Quantization, dtype: torch.dtype, double_quantization: bool = True
+) -> LoadedBase:
     """Load a resolved base model.
 
     Args:
         resolved: Its files.
         quantization: For the linear layers of the text model; vision tower, connector and head stay in `dtype`.
         dtype: The type of everything else, and of the computation.
+        double_quantization: Whether the scales of a 4-bit layer are quantized, too.
 
     Raises:
         WorkFailed: `base_model`, when the files are not a model that Lensmith knows, or not all of it.
@@ -146,7 +149,7 @@ def load(resolved: ResolvedBase, *, quantization: Quantization, dtype: torch.dty
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
             resolved.source,
             dtype=dtype,
-            quantization_config=_quantization_config(quantization, family, dtype),
+            quantization_config=_quantization_config(quantization, family, dtype, double=double_quantization),
             device_map={"": device},
             use_safetensors=True,
             trust_remote_code=False,
@@ -225,7 +228,9 @@ def keep_gradients_exact(model: torch.nn.Module) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def _quantization_config(quantization: Quantization, family: Family, dtype: torch.dtype) -> BitsAndBytesConfig | None:
+def _quantization_config(
+    quantization: Quantization, family: Family, dtype: torch.dtype, *, double: bool
+) -> BitsAndBytesConfig | None:
     skipped = list(family.quantization_skip)
     if quantization == "none":
         return None
@@ -234,7 +239,7 @@ def _quantization_config(quantization: Quantization, family: Family, dtype: torc
     return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
         load_in_4bit=True,
         bnb_4bit_quant_type=quantization,
-        bnb_4bit_use_double_quant=True,
+        bnb_4bit_use_double_quant=double,
         bnb_4bit_compute_dtype=dtype,
         llm_int8_skip_modules=skipped,
     )

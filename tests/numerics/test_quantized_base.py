@@ -62,7 +62,7 @@ def test_lora_reaches_the_text_model_only(resolved):
 
 
 def test_a_bare_list_of_targets_would_adapt_the_vision_tower(resolved):
-    """Why `Family.lora_exclude` exists."""
+    """Why `Family.lora` knows what to exclude."""
     base = loading.load(resolved, quantization="none", dtype=torch.float32)
     model = get_peft_model(base.model, LoraConfig(r=2, target_modules=list(LORA_TARGETS)))
     assert any(".vision_model." in name for name, parameter in model.named_parameters() if parameter.requires_grad)

@@ -10,6 +10,7 @@ from core.errors import Conflict, Invalid, NotFound
 from serving.adapters import AdapterStore
 from serving.lora_files import Target, check_lora
 from serving.wire import AdapterRef
+from vlm.idefics3 import IDEFICS3
 
 EXCLUDE = r".*(vision_model|connector).*"
 TEXT = "model.text_model.layers.0"
@@ -21,8 +22,8 @@ TARGET = Target(
         "model.vision_model.encoder.layers.0.self_attn.q_proj": (8, 8),
         "lm_head": (6, 40),
     },
-    text_scope=r".*text_model\..*",
-    exclude=EXCLUDE,
+    names=IDEFICS3.lora,
+    quantization="none",
 )
 CONFIG = {
     "peft_type": "LORA",
@@ -96,12 +97,18 @@ def test_each_float_type_is_taken(folder, dtype):
         ({"target_modules": "all-linear"}, "target_modules"),
         ({"target_modules": ["(a+)+$"]}, "target_modules"),
         ({"target_modules": []}, "target_modules"),
-        ({"target_modules": ["q_proj", "lm_head"]}, "outside the text model"),
+        ({"target_modules": ["q_proj", "lm_head"]}, "lm_head, which is outside"),
         ({"target_modules": ["q_proj", "z_proj"]}, "z_proj"),
         ({"target_modules": ["q_proj"]}, "does not imply"),
-        ({"exclude_modules": None}, "exclude_modules"),
+        ({"exclude_modules": ".*"}, "exclude_modules"),
+        ({"exclude_modules": EXCLUDE + "|(a+)+$"}, "exclude_modules"),
+        ({"exclude_modules": EXCLUDE + r"|.*\.(a|(a+)+)(\..*)?"}, "exclude_modules"),
+        ({"exclude_modules": EXCLUDE + r"|.*\.(mlp.*)(\..*)?"}, "exclude_modules"),
+        ({"exclude_modules": None}, "lacks"),
+        ({"exclude_modules": ".*(connector).*"}, "lacks"),
         ({"exclude_modules": "(a+)+$"}, "exclude_modules"),
         ({"r": 50_000_000}, "r:"),
+        ({"r": 513}, "r:"),
         ({"r": 0}, "r:"),
         ({"r": "2"}, "r:"),
         ({"r": 4}, "shape"),
@@ -111,7 +118,8 @@ def test_each_float_type_is_taken(folder, dtype):
         ({"base_model_name_or_path": "HuggingFaceTB/SmolVLM-500M-Instruct"}, "was trained on"),
         ({"base_model_name_or_path": None}, "base_model_name_or_path"),
         ({"peft_type": "IA3"}, "peft_type"),
-        ({"use_dora": True}, "use_dora"),
+        ({"use_dora": True}, "lora_magnitude_vector"),
+        ({"use_dora": "yes"}, "use_dora"),
         ({"bias": "all"}, "bias"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),

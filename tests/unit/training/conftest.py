@@ -30,9 +30,9 @@ def models_dir(tmp_path_factory):
 def load(models_dir):
     """Load `tiny` afresh: wrapping and quantizing change a model in place."""
 
-    def load(quantization="none", dtype=torch.float32):
+    def load(quantization="none", dtype=torch.float32, **options):
         resolved = loading.resolve("tiny", models_dir=models_dir)
-        return loading.load(resolved, quantization=quantization, dtype=dtype)
+        return loading.load(resolved, quantization=quantization, dtype=dtype, **options)
 
     return load
 

@@ -4,9 +4,11 @@ import sys
 
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
 from core.errors import FailureCode, WorkFailed
+from tests.engine import alone, collator_of, pixel_vision
 from training import adapter, export, pipeline
 from training.export import ADAPTER_FOLDER, CONFIG_FILE, WEIGHTS_FILE
 from training.spec import Method
@@ -95,12 +97,110 @@ def test_plain_peft_loads_it_in_a_fresh_process_and_it_changes_the_answers(publi
     assert float(done.stdout) > 1e-3
 
 
+def trained(base, method):
+    """Return an adapter around the base, all of whose parameters moved."""
+    torch.manual_seed(3)
+    model = adapter.wrap(base, method, name="base")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.05 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def logits(model, base, album, encoder):
+    rows = [album.question("what?", "red", images=2), album.question("and now?", "blue")]
+    batch = collator_of(base, rows, encoder, vision=pixel_vision(base, encoder)).batch(alone(0, 1))
+    batch.pop("labels")
+    with torch.no_grad():
+        return model(**batch).logits
+
+
+LORA, QLORA = {"type": "lora"}, {"type": "qlora"}
+METHODS = {
+    "lora": LORA,
+    "lora with a scale, a dropout and fewer targets": LORA
+    | {
+        "alpha": 3,
+        "dropout": 0.3,
+        "r": 5,
+        "target_modules": ["q_proj", "up_proj"],
+        "exclude_modules": ["layers.1.mlp"],
+    },
+    "rslora": LORA | {"use_rslora": True},
+    "gaussian": LORA | {"init": "gaussian"},
+    "dora": LORA | {"use_dora": True},
+    "connector": LORA | {"train_connector": True},
+    "vision": LORA | {"train_vision": True},
+    "vision by kind": LORA | {"train_vision": True, "target_modules": ["v_proj", "o_proj"]},
+    "pissa": LORA | {"init": "pissa"},
+    "pissa with rslora": LORA | {"init": "pissa", "use_rslora": True},
+    "pissa with dora": LORA | {"init": "pissa", "use_dora": True},
+    "all at once": LORA
+    | {"init": "pissa", "use_dora": True, "use_rslora": True, "train_connector": True, "train_vision": True},
+    "nf4": QLORA,
+    "fp4, quantized once": QLORA | {"quantization": "fp4", "double_quantization": False},
+    "int8 with rslora": QLORA | {"quantization": "int8", "use_rslora": True},
+    "nf4 with dora, connector and vision": QLORA | {"use_dora": True, "train_connector": True, "train_vision": True},
+}
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # PEFT 0.21, of transformers 5.23
+@pytest.mark.parametrize("name", METHODS)
+def test_plain_peft_answers_as_the_trained_model_does(load, album, encoder_of, tmp_path, name):
+    method = Method.model_validate(METHODS[name])
+
+    def fresh():
+        return load(method.resolved_quantization, double_quantization=method.resolved_double_quantization)
+
+    base = fresh()
+    model = trained(base, method)
+    export.write_adapter(model, tmp_path / "adapter")
+    verified = export.verify(tmp_path / "adapter", model, family=base.family, method=method)
+    expected = logits(model, base, album, encoder_of(base))
+
+    other = fresh()
+    untouched = logits(other.model, other, album, encoder_of(other))
+    loaded = PeftModel.from_pretrained(other.model, tmp_path / "adapter").eval()
+    torch.testing.assert_close(logits(loaded, other, album, encoder_of(other)), expected, rtol=1e-5, atol=1e-5)
+    assert (expected - untouched).abs().max() > 0.02
+    assert not verified.is_noop
+
+
+def config_of(folder):
+    return json.loads((folder / CONFIG_FILE).read_text())
+
+
+def test_pissa_is_published_as_plain_lora_of_twice_the_rank_and_says_so(load, tmp_path):
+    """PEFT would take the largest singular values out of whatever base it loads a `pissa` adapter into."""
+    model = trained(load(), Method(type="lora", r=4, alpha=6, init="pissa"))
+    export.write_adapter(model, tmp_path)
+    config = config_of(tmp_path)
+    assert (config["r"], config["lora_alpha"], config["init_lora_weights"]) == (8, 12, True)
+    assert model.peft_config["default"].r == 4, "what is being trained is left alone"
+
+
+@pytest.mark.parametrize("asked", [{}, {"use_dora": True}])
+def test_pissa_that_was_not_trained_is_recognized_as_changing_nothing(load, tmp_path, asked):
+    base, method = load(), Method(type="lora", r=4, init="pissa", **asked)
+    model = adapter.wrap(base, method, name="base")
+    export.write_adapter(model, tmp_path)
+    assert export.verify(tmp_path, model, family=base.family, method=method).is_noop
+
+
+def test_the_configuration_names_the_parts_that_were_trained(load, tmp_path):
+    export.write_adapter(trained(load(), Method(type="lora", train_vision=True)), tmp_path)
+    config = config_of(tmp_path)
+    assert config["exclude_modules"] == ".*(connector).*"
+    assert {"out_proj", "fc1", "fc2"} < set(config["target_modules"])
+
+
 @pytest.fixture
 def written(load, tmp_path):
     """Return an untrained adapter's model and folder."""
     base = load()
     model = adapter.wrap(base, Method(), name="base")
-    model.save_pretrained(str(tmp_path / "adapter"), save_embedding_layers=False)
+    export.write_adapter(model, tmp_path / "adapter")
     return base, model, tmp_path / "adapter"
 
 

@@ -1,3 +1,5 @@
+import pytest
+
 from training import settings
 from training.batching import Budget
 from training.spec import Hyperparameters
@@ -62,3 +64,42 @@ def test_a_number_of_steps_overrides_epochs_and_says_how_many_they_are():
 
 def test_a_run_of_one_step_has_no_warm_up_that_would_make_it_do_nothing():
     assert resolve(max_steps=1).warmup_steps == 0
+
+
+def test_noise_and_loraplus_are_off_unless_asked_for():
+    schedule = resolve()
+    assert (schedule.neftune_alpha, schedule.loraplus_lr_ratio, schedule.activation_offload) == (0.0, 1.0, False)
+    assert schedule.warnings == ()
+
+
+@pytest.mark.parametrize(("asked", "used"), [("paged_adamw", "adamw"), ("paged_adamw_8bit", "adamw_8bit")])
+def test_a_paged_optimizer_becomes_its_plain_one_on_a_cpu_and_says_so(asked, used):
+    """bitsandbytes does the same, and tells a log that no user sees."""
+    schedule = resolve(optimizer=asked)
+    assert schedule.optimizer == used
+    assert schedule.warnings == (f"hyperparameters.optimizer {asked} needs a GPU; this run uses {used}.",)
+
+
+def test_activations_stay_where_they_are_on_a_cpu_and_the_user_hears_it():
+    schedule = resolve(activation_offload=True, gradient_checkpointing=True)
+    assert not schedule.activation_offload
+    assert "activation_offload needs a GPU" in schedule.warnings[0]
+
+
+def test_a_gpu_gets_pages_and_offloading_as_asked():
+    asked = Hyperparameters(optimizer="paged_adamw_8bit", activation_offload=True)
+    schedule = settings.resolve(asked, num_examples=8, precision="bf16", on_gpu=True, can_pack=True)
+    assert (schedule.optimizer, schedule.activation_offload, schedule.warnings) == ("paged_adamw_8bit", True, ())
+
+
+def test_a_warm_up_that_a_constant_rate_cannot_have_is_said_to_do_nothing():
+    schedule = resolve(lr_scheduler="constant", warmup_ratio=0.1)
+    assert (schedule.warmup_ratio, schedule.warmup_steps) == (0.0, 0)
+    assert "constant_with_warmup" in schedule.warnings[0]
+    assert resolve(lr_scheduler="constant").warnings == ()
+
+
+def test_the_resolved_values_are_the_document_and_the_warnings_are_not():
+    document = resolve(optimizer="paged_adamw", loraplus_lr_ratio=16, neftune_alpha=5).document()
+    assert (document["optimizer"], document["loraplus_lr_ratio"], document["neftune_alpha"]) == ("adamw", 16, 5)
+    assert "warnings" not in document

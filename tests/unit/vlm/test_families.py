@@ -31,17 +31,3 @@ def test_generation_stops_at_the_end_of_a_turn(tiny_folder):
     tokenizer = AutoProcessor.from_pretrained(tiny_folder).tokenizer
     assert tokenizer.eos_token_id == IDEFICS3.end_token_id(tokenizer)
     assert tokenizer.decode(tokenizer.eos_token_id) == "<end_of_utterance>"
-
-
-@pytest.mark.parametrize(
-    ("name", "is_text"),
-    [
-        ("model.text_model.layers.0.self_attn.q_proj", True),
-        ("base_model.model.model.text_model.layers.3.mlp.up_proj", True),
-        ("model.vision_model.encoder.layers.0.self_attn.q_proj", False),
-        ("model.connector.modality_projection.proj", False),
-        ("lm_head", False),
-    ],
-)
-def test_the_text_scope_is_the_text_model_and_nothing_else(name, is_text):
-    assert IDEFICS3.is_text_module(name) is is_text
