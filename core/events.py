@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from core.errors import FailureCode
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 
 class Phase(StrEnum):
@@ -79,6 +79,23 @@ class Sample(_Event):
     data: dict[str, Any]
 
 
+class Checkpoint(_Event):
+    """A checkpoint lies whole in the staging folder; the next attempt can go on from it.
+
+    Attributes:
+        step: The last step that it holds.
+        path: Of its folder, relative to the staging folder. It is removed when newer ones are there.
+        sha256: Of its manifest.
+        size_bytes: Of its files together.
+    """
+
+    type: Literal["checkpoint"] = "checkpoint"
+    step: int
+    path: str
+    sha256: str
+    size_bytes: int
+
+
 class Resolved(_Event):
     """The settings that `auto` came to, and where everything came from (revision, digests, versions, seed)."""
 
@@ -111,7 +128,7 @@ class Stopped(_Event):
 
 
 ChildEvent = Annotated[
-    Hello | PhaseChanged | Progress | Metric | Log | Sample | Resolved | Result | Failure | Stopped,
+    Hello | PhaseChanged | Progress | Metric | Log | Sample | Checkpoint | Resolved | Result | Failure | Stopped,
     Field(discriminator="type"),
 ]
 _CHILD_EVENT: TypeAdapter[ChildEvent] = TypeAdapter(ChildEvent)

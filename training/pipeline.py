@@ -15,8 +15,9 @@ from transformers import set_seed
 from core.child import Child
 from core.errors import FailureCode, WorkFailed
 from core.events import Phase, PhaseChanged, Resolved
-from training import adapter, checks, device, export, provenance, settings, trainer
+from training import adapter, checkpoint, checks, device, export, provenance, settings, trainer
 from training.card import Card
+from training.checkpoint import Checkpoint, Identity
 from training.collator import Collator
 from training.encoding import Encoder
 from training.evaluate import Evaluator
@@ -24,6 +25,7 @@ from training.features.choose import Wish, choose
 from training.images import ImageFolder
 from training.progress import Progress
 from training.sampler import epoch_order
+from training.saver import Saver
 from training.settings import Schedule
 from training.spec import TrainingSpec
 from training.vision import Vision
@@ -66,6 +68,8 @@ class Prepared:
     schedule: Schedule
     settings: dict[str, Any]
     provenance: dict[str, Any]
+    identity: Identity
+    resumed: Checkpoint | None
 
 
 def fine_tune(spec: TrainingSpec, child: Child) -> dict[str, Any]:
@@ -81,7 +85,6 @@ def fine_tune(spec: TrainingSpec, child: Child) -> dict[str, Any]:
     prepared = _prepare(spec, child, loaded)  # 2
     vision = _look(spec, child, loaded, prepared)  # 3
     progress = _train(spec, child, loaded, prepared, vision)  # 4
-    child.check_stop()
     progress.validate(prepared.model)  # 5
     metrics = _publish(spec, child, loaded, prepared, progress)  # 6
     return {
@@ -162,6 +165,9 @@ def _prepare(spec: TrainingSpec, child: Child, loaded: Loaded) -> Prepared:
     child.events.emit(Resolved(settings=settled, provenance=origin))
     child.events.log(totals.sentence(context_tokens=limits.context_tokens))
     child.events.log(schedule.sentence())
+    identity, resumed = Identity.of(settled, origin), None
+    if spec.resume_from is not None:
+        resumed = checkpoint.find(spec.resume_from, identity, versions=origin["versions"], events=child.events)
     return Prepared(
         model=model,
         encoder=encoder,
@@ -171,6 +177,8 @@ def _prepare(spec: TrainingSpec, child: Child, loaded: Loaded) -> Prepared:
         schedule=schedule,
         settings=settled,
         provenance=origin,
+        identity=identity,
+        resumed=resumed,
     )
 
 
@@ -193,7 +201,7 @@ def _look(spec: TrainingSpec, child: Child, loaded: Loaded, prepared: Prepared) 
 
 
 def _train(spec: TrainingSpec, child: Child, loaded: Loaded, prepared: Prepared, vision: Vision) -> Progress:
-    """Step 4: run the loop; it emits metrics, and validates after each epoch but the last."""
+    """Step 4: run the loop; it emits metrics, saves checkpoints, and validates after each epoch but the last."""
     child.events.emit(PhaseChanged(phase=Phase.TRAINING))
     schedule = prepared.schedule
     collate = partial(
@@ -212,6 +220,14 @@ def _train(spec: TrainingSpec, child: Child, loaded: Loaded, prepared: Prepared,
             precision=schedule.precision,
         )
     progress = Progress(child, schedule, evaluator)
+    saver = Saver(
+        child,
+        schedule,
+        progress,
+        identity=prepared.identity,
+        versions=prepared.provenance["versions"],
+        resumed=prepared.resumed,
+    )
     loop = trainer.build(
         prepared.model,
         processor=loaded.base.processor,
@@ -223,10 +239,10 @@ def _train(spec: TrainingSpec, child: Child, loaded: Loaded, prepared: Prepared,
         ),
         schedule=schedule,
         seed=spec.seed,
-        callbacks=[progress],
+        callbacks=[progress, saver],
         output_dir=child.staging,
     )
-    loop.train()
+    saver.train(loop)
     return progress
 
 

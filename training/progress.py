@@ -42,12 +42,19 @@ class Progress(TrainerCallback):
         self.loss: float | None = None
         self.evaluation: Evaluation | None = None
 
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
-        """Start the clock."""
+    def resume(self, step: int, loss: float | None) -> None:
+        """Go on after this step, which had this loss; the rate begins anew."""
+        self.step = step
+        self.loss = loss
+
+    def on_train_begin(self, *_: Any, **kwargs: Any) -> None:
+        """Start the clock; a run that goes on at the end of an epoch first makes up for its validation."""
+        if self.step and self.step % self._schedule.steps_per_epoch == 0:
+            self._validate_between_epochs(kwargs["model"])
         self._rate.restart()
 
     def on_step_end(self, *event: Any, **_: Any) -> None:
-        """Count the step, and stop after it when asked to; here a checkpoint can be saved."""
+        """Count the step, and stop after it when asked to; `training.saver` saves it then."""
         self.step = int(event[1].global_step)
         self._rate.add(self._schedule.num_trained(self.step) - self._schedule.num_trained(self.step - 1))
         if self._child.stop.is_set():
@@ -76,8 +83,7 @@ class Progress(TrainerCallback):
     def on_epoch_end(self, *_: Any, **kwargs: Any) -> None:
         """Validate, except after an epoch that was broken off, and after the last: that one is the final validation."""
         if not self._child.stop.is_set() and self.step < self._schedule.total_steps:
-            self.validate(kwargs["model"])
-            self._child.events.emit(PhaseChanged(phase=Phase.TRAINING))
+            self._validate_between_epochs(kwargs["model"])
             self._rate.restart()
 
     def validate(self, model: Any) -> None:
@@ -87,6 +93,10 @@ class Progress(TrainerCallback):
         self._child.events.emit(PhaseChanged(phase=Phase.EVALUATING))
         self.evaluation = self._evaluator.run(model, check_stop=self._child.check_stop)
         self._emit(**self.evaluation.document())
+
+    def _validate_between_epochs(self, model: Any) -> None:
+        self.validate(model)
+        self._child.events.emit(PhaseChanged(phase=Phase.TRAINING))
 
     def _emit(self, **figures: float | None) -> None:
         self._child.events.emit(

@@ -14,6 +14,7 @@ DEFAULT_LEARNING_RATE = 2e-4  # QLoRA, table 9 (arXiv 2305.14314): 2e-4 for mode
 DEFAULT_WARMUP_RATIO = 0.03  # the same table
 DEFAULT_MICRO_BATCH_TOKENS = 4096  # padded; keeps 17-tile images (1,100 tokens and more) at two or three a pass
 PACK_TOKENS = 1024  # attention over a packed row is dense: its cost grows with the square of this
+MIN_AUTO_CHECKPOINT_STEPS, MAX_AUTO_CHECKPOINT_STEPS = 10, 500
 
 _T = TypeVar("_T")
 
@@ -33,6 +34,7 @@ class Schedule:
         loraplus_lr_ratio: Learning rate of LoRA's B over that of A; 1 is no LoRA+.
         neftune_alpha: Noise on the embeddings of tokens; 0 is none.
         warnings: What was asked for and is not done, each with the reason; for the user to see.
+        checkpoint_every: Steps from one checkpoint to the next; the end of an epoch is saved as well.
     """
 
     num_examples: int
@@ -56,6 +58,7 @@ class Schedule:
     gradient_checkpointing: bool | Literal["selective"]
     activation_offload: bool
     precision: Precision
+    checkpoint_every: int
     warnings: tuple[str, ...] = ()
 
     def num_trained(self, step: int) -> int:
@@ -131,6 +134,7 @@ def resolve(
         gradient_checkpointing=_or(feasible.gradient_checkpointing, on_gpu),
         activation_offload=feasible.activation_offload is True,
         precision=precision,
+        checkpoint_every=_or(asked.checkpoint_every, _auto_checkpoint_every(total)),
         warnings=warnings,
     )
 
@@ -166,6 +170,11 @@ def _auto_batch_size(asked: Hyperparameters) -> int:
     """Keep the batch a multiple of a micro-batch that was asked for."""
     micro = asked.micro_batch_size
     return DEFAULT_BATCH_SIZE if micro == "auto" else micro * math.ceil(DEFAULT_BATCH_SIZE / micro)
+
+
+def _auto_checkpoint_every(total_steps: int) -> int:
+    """Save about twenty times in a run: a killed run loses little, and saving takes little beside so many steps."""
+    return min(MAX_AUTO_CHECKPOINT_STEPS, max(MIN_AUTO_CHECKPOINT_STEPS, math.ceil(total_steps / 20)))
 
 
 def _or(value: _T | Literal["auto"], default: _T) -> _T:

@@ -108,6 +108,9 @@ class Hyperparameters(_Options):
     )
     activation_offload: bool | Auto = Field("auto", description="keep activations in the host's memory; needs a GPU")
     precision: Precision | Auto = "auto"
+    checkpoint_every: (
+        Annotated[int, Field(ge=1, le=1_000_000, description="steps; each epoch's end is saved anyway")] | Auto
+    ) = "auto"
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
@@ -136,3 +139,4 @@ class TrainingSpec(_Options):
     features_dir: Path | None = Field(None, description="the feature cache; none: every step looks at its images")
     features_bytes: int = Field(0, ge=0, description="what the feature cache may hold, for all jobs together")
     adapter_name: str = Field("adapter", description="for the model card")
+    resume_from: Path | None = Field(None, description="a folder of checkpoints; the newest whole one is gone on from")

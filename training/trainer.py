@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback
+from transformers.trainer import TRAINER_STATE_NAME
 from trl import SFTTrainer
 
 from training import adapter
@@ -102,6 +103,24 @@ class Trainer(SFTTrainer):  # type: ignore[misc]  # trl is untyped
         """Return 0: transformers estimates from tokens that are not made yet; `benchmarks` counts for real."""
         del inputs
         return 0
+
+    def write_state(self, folder: Path) -> None:
+        """Write what this process knows of the run's state into a checkpoint's folder, as `train()` reads it."""
+        self.state.log_history.clear()  # grows with every step, and nobody reads it
+        self._save_optimizer_and_scheduler(str(folder))
+        self._save_scaler(str(folder))
+        self._save_rng_state(str(folder))
+        if self.args.should_save:
+            self.accelerator.unwrap_model(self.model).save_pretrained(str(folder), save_embedding_layers=False)
+            (folder / "README.md").unlink()  # PEFT's empty model card
+            self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
+
+    def load_weights(self, folder: Path) -> None:
+        """Load the adapter of a checkpoint, and nothing else of it."""
+        self._load_from_checkpoint(str(folder))
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Do nothing: transformers would write in place. `training.saver` saves when `on_save` is called next."""
 
     def _sync(self, model: Any, *, is_last: bool) -> AbstractContextManager[Any]:
         """Return the context of a micro-batch: processes add up their gradients at the last one only."""

@@ -11,6 +11,7 @@ from core.db import DATABASE_AWAY, Database
 from core.errors import FailureCode
 from core.events import (
     PROTOCOL_VERSION,
+    Checkpoint,
     ChildEvent,
     Failure,
     Hello,
@@ -192,16 +193,21 @@ def _write(database: Database, lease: Lease, recorder: Recorder, unwritten: list
 
 def _item(event: ChildEvent) -> Item | None:
     """Return how an event reads in the log; what has its own place (progress, result, failure) is not in it."""
+    item: Item | None = None
     match event:
         case Log(level=level, message=message, data=data):
-            return Item(kind=EventKind.LOG, level=level, message=message, data=data)
+            item = Item(kind=EventKind.LOG, level=level, message=message, data=data)
         case Metric(data=data):
-            return Item(kind=EventKind.METRIC, data=dict(data))
+            item = Item(kind=EventKind.METRIC, data=dict(data))
         case Sample(data=data):
-            return Item(kind=EventKind.SAMPLE, data=data)
+            item = Item(kind=EventKind.SAMPLE, data=data)
+        case Checkpoint(step=step, sha256=sha256, size_bytes=size_bytes):
+            data = {"step": step, "sha256": sha256, "size_bytes": size_bytes}
+            item = Item(kind=EventKind.CHECKPOINT, level="info", message=f"Step {step:,} is saved.", data=data)
         case PhaseChanged(phase=phase):
-            return Item(kind=EventKind.EVENT, level="info", message=f"Phase: {phase}.", data={"phase": phase})
+            item = Item(kind=EventKind.EVENT, level="info", message=f"Phase: {phase}.", data={"phase": phase})
         case Resolved(settings=settings):
-            return Item(kind=EventKind.EVENT, level="info", message="Settings resolved.", data={"settings": settings})
+            item = Item(kind=EventKind.EVENT, level="info", message="Settings resolved.", data={"settings": settings})
         case Hello() | Progress() | Result() | Failure() | Stopped():
-            return None
+            pass
+    return item

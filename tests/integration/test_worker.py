@@ -25,7 +25,7 @@ from worker.runner import Slot
 CHILD = """
 import json, os, signal, sys, time
 from core.child import Child, run_child
-from core.events import Hello, Metric, Log
+from core.events import Checkpoint, Hello, Metric, Log
 
 def work(child: Child):
     child.events.log("environment", **{k: v for k, v in os.environ.items() if v == "secret"})
@@ -48,6 +48,7 @@ def work(child: Child):
     if child.spec["mode"] == "aborted":
         os.abort()
     child.events.emit(Metric(data={"step": 1, "loss": float("nan")}))
+    child.events.emit(Checkpoint(step=1000, path="checkpoints/step-00001000", sha256="0" * 64, size_bytes=3))
     return {"answer": 42}
 
 sys.exit(run_child(work))
@@ -139,6 +140,14 @@ def test_work_is_found_without_any_message(database, play):
         "NaN is null"
     )
     assert any(i.message == "a line of a library" and i.level == "debug" for i in items(database, work_id))
+
+
+def test_a_checkpoint_is_an_item_of_the_log_without_the_place_where_it_lies(database, play):
+    _, _, work_id = play("well")
+    ends(database, work_id, WorkState.SUCCEEDED)
+    (item,) = [each for each in items(database, work_id) if each.kind == "checkpoint"]
+    assert (item.level, item.message) == ("info", "Step 1,000 is saved.")
+    assert item.data == {"step": 1000, "sha256": "0" * 64, "size_bytes": 3}
 
 
 @pytest.mark.parametrize(("mode", "knows"), [("well", []), ("of the Hub", ["HF_TOKEN"])])

@@ -6,7 +6,7 @@ import threading
 import pytest
 from pydantic import ValidationError
 
-from core.events import Emitter, Failure, Hello, Log, Metric, Phase, PhaseChanged, parse
+from core.events import Checkpoint, Emitter, Failure, Hello, Log, Metric, Phase, PhaseChanged, parse
 
 
 @pytest.fixture
@@ -28,6 +28,7 @@ def test_every_event_comes_back_as_it_was_sent(pipe):
         PhaseChanged(phase=Phase.TRAINING),
         Metric(data={"step": 1, "loss": 0.5}),
         Log(message="a\nb", data={"x": 1}),
+        Checkpoint(step=1, path="checkpoints/step-00000001", sha256="0" * 64, size_bytes=3),
         Failure(code="bad_data", detail="d", remedy="r"),
     ]
     for event in sent:

@@ -97,3 +97,13 @@ def test_time_outside_of_training_does_not_slow_the_rate(clock):
     clock.now += 2
     rate.add(8)
     assert rate.per_s == 4
+
+
+def test_a_run_that_goes_on_counts_from_its_step_and_measures_its_rate_anew(progress, clock):
+    progress.resume(4, 0.5)
+    progress.on_train_begin(model=None)
+    assert (progress.step, progress.loss) == (4, 0.5)
+    clock.now += 2
+    step(progress, 5)
+    (metric,) = progress.run.metrics
+    assert (metric["step"], metric["examples_per_s"], metric["eta_s"]) == (5, 2.0, 1.0)

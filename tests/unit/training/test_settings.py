@@ -103,3 +103,9 @@ def test_the_resolved_values_are_the_document_and_the_warnings_are_not():
     document = resolve(optimizer="paged_adamw", loraplus_lr_ratio=16, neftune_alpha=5).document()
     assert (document["optimizer"], document["loraplus_lr_ratio"], document["neftune_alpha"]) == ("adamw", 16, 5)
     assert "warnings" not in document
+
+
+@pytest.mark.parametrize(("steps", "every"), [(4, 10), (1000, 50), (100_000, 500)])
+def test_a_run_is_saved_about_twenty_times_unless_told_otherwise(steps, every):
+    assert resolve(max_steps=steps).checkpoint_every == every
+    assert resolve(max_steps=steps, checkpoint_every=7).checkpoint_every == 7

@@ -1,0 +1,296 @@
+"""A run that was interrupted and goes on is, number for number, the run that never was."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from core.child import StopRequested
+from core.errors import FailureCode, WorkFailed
+from core.events import Checkpoint, parse
+from tests.unit.training.conftest import Album, Run
+from tests.unit.training.test_pipeline import digest, losses, stop_after
+from training import adapter, pipeline, saver
+from training.checkpoint import CHECKPOINTS_FOLDER
+from training.spec import TrainingSpec
+from training.trainer import Trainer
+
+# Four steps an epoch, the last of one example; the run ends within its third epoch. Dropout draws random numbers.
+QUICK = {"precision": "fp32", "max_steps": 11, "batch_size": 2, "micro_batch_size": 1, "learning_rate": 5e-3}
+ASKED = {"seed": 3, "method": {"dropout": 0.3}, "hyperparameters": QUICK | {"checkpoint_every": 3}}
+
+# `python -m training.run`, killed by SIGKILL right after it told its `kind` of a step, or before it names that checkpoint.
+KILLED = """
+import os, signal, sys
+from core.child import run_child
+from core.events import Emitter
+from training.run import work
+
+kind, step = sys.argv.pop(1), int(sys.argv.pop(1))
+emit = Emitter.emit
+
+def die_after(self, event):
+    emit(self, event)
+    if event.type == kind and (event.data["step"] if kind == "metric" else event.step) == step:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def die_before(name, arguments):
+    if name == "os.rename" and str(arguments[1]).endswith(f"step-{step:08}"):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+if kind == "rename":
+    sys.addaudithook(die_before)
+else:
+    Emitter.emit = die_after
+sys.exit(run_child(work))
+"""
+
+
+def figures(metrics):
+    """Return the metrics that do not depend on the clock, by step and by what they measure."""
+    clock = {"examples_per_s", "eta_s"}
+    return {
+        (each["step"], "eval_loss" in each): {name: value for name, value in each.items() if name not in clock}
+        for each in metrics
+    }
+
+
+def told(metrics):
+    return [(each["step"], "eval_loss" in each) for each in metrics]
+
+
+class Scene:
+    """One data set, and runs on it that tests share; a finished run is only read."""
+
+    def __init__(self, folder, models_dir):
+        (folder / "dataset").mkdir()
+        Album(folder / "dataset").colours(7, 3)
+        self._folder = folder
+        self._models_dir = models_dir
+        self._stopped = {}
+        self.uninterrupted = self.run()
+
+    def spec(self, **asked):
+        where = {"base_model": "tiny", "models_dir": self._models_dir, "dataset_dir": self._folder / "dataset"}
+        return TrainingSpec.model_validate(where | {"dataset_digest": "d1"} | ASKED | asked)
+
+    def new(self):
+        return Run(self._folder / f"run-{len(list(self._folder.iterdir()))}")
+
+    def run(self, **asked):
+        """Return a whole run and its result."""
+        whole = self.new()
+        whole.result = pipeline.fine_tune(self.spec(**asked), whole.child)
+        return whole
+
+    def stopped(self, step, **asked):
+        """Return a run that was told to stop when it told the metric of a step."""
+        part = self.new()
+        part.child.events.emit = stop_after(part, step=step)
+        with pytest.raises(StopRequested):
+            pipeline.fine_tune(self.spec(**asked), part.child)
+        return part
+
+    def stopped_once(self, step):
+        """Return the same run each time."""
+        if step not in self._stopped:
+            self._stopped[step] = self.stopped(step)
+        return self._stopped[step]
+
+    def go_on(self, part, **asked):
+        return self.run(resume_from=part.child.staging / CHECKPOINTS_FOLDER, **asked)
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory, models_dir):
+    return Scene(tmp_path_factory.mktemp("resume"), models_dir)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(scene):
+    return scene.uninterrupted
+
+
+def saved(part):
+    return [event.step for event in part.events if isinstance(event, Checkpoint)]
+
+
+def run_process(spec, run_folder, *kill):
+    """Run a real child to its end in the run's staging folder; return its exit status and what it told."""
+    events, spec_file = run_folder / f"events-of-{kill[0]}", run_folder / "spec.json"
+    spec_file.write_text(spec.model_dump_json())
+    with events.open("wb") as stream:
+        command = [
+            sys.executable,
+            "-c",
+            KILLED,
+            *kill,
+            "--spec",
+            str(spec_file),
+            "--staging",
+            str(run_folder / "staging"),
+        ]
+        process = subprocess.Popen(
+            [*command, "--events-fd", str(stream.fileno())],
+            stdin=subprocess.PIPE,
+            pass_fds=[stream.fileno()],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+        with process:
+            status = process.wait()
+    return status, [parse(line) for line in events.read_bytes().splitlines()]
+
+
+def test_a_run_that_is_killed_three_times_ends_as_if_nothing_had_happened(scene, uninterrupted):
+    """Killed within an epoch, between an epoch's end and its validation, and while it saves."""
+    killed = scene.new()
+    folder = killed.child.staging.parent
+    asked = scene.spec(resume_from=killed.child.staging / CHECKPOINTS_FOLDER)
+    seen = []
+    for kill, first_told in (
+        (("metric", "7"), (1, False)),
+        (("checkpoint", "8"), (7, False)),
+        (("rename", "11"), (8, True)),
+    ):
+        status, events = run_process(asked, folder, *kill)
+        metrics = [event.data for event in events if event.type == "metric"]
+        assert (status, told(metrics)[0]) == (-signal.SIGKILL, first_told)
+        seen += metrics
+    result = pipeline.fine_tune(asked, killed.child)
+    assert told(killed.metrics)[0] == (10, False)
+    seen += killed.metrics
+    expected = figures(uninterrupted.metrics)
+    assert figures(seen).keys() == expected.keys()
+    assert all(figures([each]).items() <= expected.items() for each in seen)
+    assert digest(killed) == digest(uninterrupted)
+    assert result["metrics"] == uninterrupted.result["metrics"]
+    assert sorted(each.name for each in (killed.child.staging / CHECKPOINTS_FOLDER).iterdir()) == [
+        "step-00000009",
+        "step-00000011",
+    ]
+
+
+def test_it_saves_every_few_steps_and_at_the_end_of_each_epoch(uninterrupted):
+    assert saved(uninterrupted) == [3, 4, 6, 8, 9, 11]
+    kinds = [event.type for event in uninterrupted.events if event.type in {"metric", "checkpoint"}]
+    assert kinds[3:8] == ["checkpoint", "metric", "checkpoint", "metric", "metric"]  # step 3, 4, its validation, 5
+
+
+@pytest.mark.parametrize("step", [5, 4, 11], ids=["in an epoch", "at the end of an epoch", "at the end of the run"])
+def test_a_run_that_is_stopped_saves_and_tells_nothing_twice(scene, uninterrupted, step):
+    part = scene.stopped_once(step)
+    assert saved(part)[-1] == step
+    rest = scene.go_on(part)
+    assert told(part.metrics) + told(rest.metrics) == told(uninterrupted.metrics)
+    assert figures(part.metrics + rest.metrics) == figures(uninterrupted.metrics)
+    assert digest(rest) == digest(uninterrupted)
+    assert rest.result["metrics"] == uninterrupted.result["metrics"]
+
+
+def test_a_stop_within_a_step_gives_the_half_step_up(scene, uninterrupted, monkeypatch):
+    """Its dropout has drawn random numbers by then; the checkpoint must hold those of the step's beginning."""
+    part, compute_loss = scene.new(), Trainer.compute_loss
+
+    def stop_in_step_6(trainer, *batch, **rest):
+        if trainer.state.global_step == 5:
+            part.child.stop.set()
+        return compute_loss(trainer, *batch, **rest)
+
+    monkeypatch.setattr(Trainer, "compute_loss", stop_in_step_6)
+    with pytest.raises(StopRequested):
+        pipeline.fine_tune(scene.spec(), part.child)
+    monkeypatch.undo()
+    assert saved(part)[-1] == 5
+    rest = scene.go_on(part)
+    assert told(part.metrics) + told(rest.metrics) == told(uninterrupted.metrics)
+    assert digest(rest) == digest(uninterrupted)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"method": {"dropout": 0.3, "quantization": "int8"}},
+        {"hyperparameters": ASKED["hyperparameters"] | {"optimizer": "adamw_8bit", "lr_scheduler": "cosine"}},
+    ],
+    ids=["int8", "adamw_8bit"],
+)
+def test_what_is_quantized_goes_on_exactly_too(scene, asked):
+    whole = scene.run(**asked)
+    part = scene.stopped(5, **asked)
+    rest = scene.go_on(part, **asked)
+    assert losses(part) + losses(rest) == losses(whole)
+    assert digest(rest) == digest(whole)
+
+
+def test_a_resumed_run_that_is_stopped_before_its_first_step_saves_nothing_new(scene, uninterrupted):
+    """It is told to stop by the validation that it makes up for."""
+    again = scene.stopped(4, resume_from=scene.stopped_once(4).child.staging / CHECKPOINTS_FOLDER)
+    assert told(again.metrics) == [(4, True)]
+    assert saved(again) == []
+    assert figures(again.metrics).items() <= figures(uninterrupted.metrics).items()
+
+
+def test_without_a_whole_checkpoint_a_run_begins_at_its_first_step_and_says_so(scene, uninterrupted):
+    rest = scene.go_on(scene.new())
+    assert digest(rest) == digest(uninterrupted)
+    (warning,) = [event.message for event in rest.events if event.type == "log" and event.level == "warning"]
+    assert "begins at its first step" in warning
+
+
+@pytest.mark.parametrize(
+    ("asked", "code", "named"),
+    [
+        ({"dataset_digest": "d2"}, FailureCode.BAD_DATA, "data set: its digest was d1 and is d2"),
+        ({"seed": 4}, FailureCode.STORAGE, "seed was 3 and is 4"),
+        ({"method": {"dropout": 0.3, "r": 4}}, FailureCode.STORAGE, "method.r was 8 and is 4"),
+        (
+            {"hyperparameters": QUICK | {"learning_rate": 1e-3}},
+            FailureCode.STORAGE,
+            "hyperparameters.learning_rate was 0.005 and is 0.001",
+        ),
+        ({"image": {"longest_edge": 64}}, FailureCode.STORAGE, "image.longest_edge"),
+    ],
+    ids=["data", "seed", "method", "schedule", "image"],
+)
+def test_a_checkpoint_of_another_run_is_refused(scene, asked, code, named):
+    with pytest.raises(WorkFailed, match=named) as refused:
+        scene.go_on(scene.stopped_once(4), **asked)
+    assert refused.value.code is code
+    assert "new job" in refused.value.remedy
+
+
+def test_how_often_it_is_saved_may_change(scene, uninterrupted):
+    rest = scene.go_on(scene.stopped_once(5), hyperparameters=QUICK | {"checkpoint_every": 1})
+    assert saved(rest) == [6, 7, 8, 9, 10, 11]
+    assert digest(rest) == digest(uninterrupted)
+
+
+def test_weights_that_are_not_numbers_are_never_saved(scene, monkeypatch):
+    """The loss of the step before is still finite; whoever went on from such a checkpoint would diverge at once."""
+    broken = scene.new()
+    on_step_end = saver.Saver.on_step_end
+
+    def spoil(self, *event, **kwargs):
+        on_step_end(self, *event, **kwargs)
+        if event[1].global_step == 3:
+            next(p for p in kwargs["model"].parameters() if p.requires_grad).data.fill_(float("nan"))
+
+    monkeypatch.setattr(saver.Saver, "on_step_end", spoil)
+    with pytest.raises(WorkFailed) as failure:
+        pipeline.fine_tune(scene.spec(), broken.child)
+    assert failure.value.code is FailureCode.DIVERGED
+    assert saved(broken) == []
+
+
+def test_an_adapter_that_did_not_arrive_is_noticed(scene, uninterrupted, load):
+    """Wrapped twice, the model keeps its fresh adapter and the file's names fit nothing (lerobot #3459)."""
+    folder = uninterrupted.child.staging / CHECKPOINTS_FOLDER / "step-00000011"
+    model = adapter.wrap(load("nf4"), scene.spec().method, name="tiny")
+    with pytest.raises(WorkFailed, match="did not arrive"):
+        saver.check_loaded(model, folder)
+    model.load_adapter(folder, "default", is_trainable=True)
+    saver.check_loaded(model, folder)
+    with pytest.raises(WorkFailed, match="did not arrive"):
+        saver.check_loaded(model.bfloat16(), folder)
