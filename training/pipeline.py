@@ -145,6 +145,7 @@ def _prepare(spec: TrainingSpec, child: Child, loaded: Loaded) -> Prepared:
         precision=loaded.precision,
         on_gpu=device.has_gpu(),
         can_pack=base.family.can_pack,
+        trains_vision=spec.method.train_vision,
     )
     for warning in schedule.warnings:
         child.events.log(warning, level="warning")

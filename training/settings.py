@@ -1,6 +1,7 @@
 """What `auto` comes to, and the arithmetic of steps. Torch-free, so that a plan can show the same numbers."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeVar
 
@@ -91,7 +92,13 @@ class Schedule:
 
 
 def resolve(
-    asked: Hyperparameters, *, num_examples: int, precision: Precision, on_gpu: bool, can_pack: bool
+    asked: Hyperparameters,
+    *,
+    num_examples: int,
+    precision: Precision,
+    on_gpu: bool,
+    can_pack: bool,
+    trains_vision: bool = False,
 ) -> Schedule:
     """Return the schedule that `asked` means for this many training examples on this device.
 
@@ -101,6 +108,7 @@ def resolve(
         precision: What to compute in (`training.device.choose_precision`).
         on_gpu: Whether the run has a GPU; memory is short there and gradient checkpointing pays.
         can_pack: Whether the base takes several examples in one row.
+        trains_vision: Whether the vision tower changes, so that none of its features can be kept.
     """
     batch_size = _or(asked.batch_size, _auto_batch_size(asked))
     micro_batch_tokens = _micro_batch_tokens(asked)
@@ -110,15 +118,15 @@ def resolve(
     else:
         epochs = _or(asked.epochs, DEFAULT_EPOCHS)
         total = math.ceil(epochs * per_epoch)
-    feasible, warnings = _feasible(asked, on_gpu=on_gpu)
+    feasible, warnings = _feasible(asked, on_gpu=on_gpu, can_pack=can_pack, trains_vision=trains_vision)
     warmup_ratio = _or(feasible.warmup_ratio, DEFAULT_WARMUP_RATIO)
     return Schedule(
         num_examples=num_examples,
         batch_size=batch_size,
         micro_batch_size=_or(asked.micro_batch_size, batch_size),
         micro_batch_tokens=micro_batch_tokens,
-        packing=micro_batch_tokens is not None and can_pack and asked.packing is not False,
-        feature_cache=asked.feature_cache is not False,
+        packing=micro_batch_tokens is not None and feasible.packing is not False,
+        feature_cache=feasible.feature_cache is not False,
         epochs=epochs,
         steps_per_epoch=per_epoch,
         total_steps=total,
@@ -139,24 +147,41 @@ def resolve(
     )
 
 
-def _feasible(asked: Hyperparameters, *, on_gpu: bool) -> tuple[Hyperparameters, tuple[str, ...]]:
+def _feasible(
+    asked: Hyperparameters, *, on_gpu: bool, can_pack: bool, trains_vision: bool
+) -> tuple[Hyperparameters, tuple[str, ...]]:
     """Return what can be done of what was asked, and a sentence for each thing that cannot."""
-    instead: dict[str, Any] = {}
-    warnings = []
-    if asked.optimizer.startswith("paged_") and not on_gpu:
+    changes = [*_limits_of_cpu(asked)] if not on_gpu else []
+    changes += _limits_of_run(asked, can_pack=can_pack, trains_vision=trains_vision)
+    instead = {name: value for name, value, _ in changes}
+    return asked.model_copy(update=instead), tuple(sentence for *_, sentence in changes if sentence is not None)
+
+
+_Change = tuple[str, Any, str | None]  # a hyperparameter, its value instead, and what the user hears of it
+
+
+def _limits_of_cpu(asked: Hyperparameters) -> Iterator[_Change]:
+    if asked.optimizer.startswith("paged_"):
         # bitsandbytes pages a GPU's memory out to the host's; on a CPU it does not, and tells only a log
-        instead["optimizer"] = asked.optimizer.removeprefix("paged_")
-        warnings.append(
-            f"hyperparameters.optimizer {asked.optimizer} needs a GPU; this run uses {instead['optimizer']}."
-        )
-    if asked.activation_offload is True and not on_gpu:
-        instead["activation_offload"] = False
-        warnings.append("hyperparameters.activation_offload needs a GPU; activations are in the host's memory already.")
+        plain = asked.optimizer.removeprefix("paged_")
+        yield "optimizer", plain, f"hyperparameters.optimizer {asked.optimizer} needs a GPU; this run uses {plain}."
+    if asked.activation_offload is True:
+        reason = "hyperparameters.activation_offload needs a GPU; activations are in the host's memory already."
+        yield "activation_offload", False, reason
+
+
+def _limits_of_run(asked: Hyperparameters, *, can_pack: bool, trains_vision: bool) -> Iterator[_Change]:
     if asked.lr_scheduler == "constant":
-        instead["warmup_ratio"] = 0.0
-        if asked.warmup_ratio not in ("auto", 0.0):
-            warnings.append("hyperparameters.warmup_ratio needs lr_scheduler constant_with_warmup; constant has none.")
-    return asked.model_copy(update=instead), tuple(warnings)
+        reason = "hyperparameters.warmup_ratio needs lr_scheduler constant_with_warmup; constant has none."
+        yield "warmup_ratio", 0.0, reason if asked.warmup_ratio not in ("auto", 0.0) else None
+    if not can_pack:
+        reason = "hyperparameters.packing: this base model takes one example in a row; nothing is packed."
+        yield "packing", False, reason if asked.packing is True else None
+    elif asked.packing == "auto" and asked.neftune_alpha not in ("auto", 0.0):
+        yield "packing", False, None  # NEFTune's noise falls with the length of a row, which is to be the example's
+    if trains_vision:
+        reason = "hyperparameters.feature_cache: the vision tower is trained, so no feature is kept."
+        yield "feature_cache", False, reason if asked.feature_cache is True else None
 
 
 def _micro_batch_tokens(asked: Hyperparameters) -> int | None:

@@ -5,13 +5,14 @@ from training.batching import Budget
 from training.spec import Hyperparameters
 
 
-def resolve(num_examples=1200, *, can_pack=True, **asked):
+def resolve(num_examples=1200, *, can_pack=True, trains_vision=False, **asked):
     return settings.resolve(
         Hyperparameters(**asked),
         num_examples=num_examples,
         precision="fp32",
         on_gpu=False,
         can_pack=can_pack,
+        trains_vision=trains_vision,
     )
 
 
@@ -34,6 +35,27 @@ def test_passes_are_bounded_in_tokens_and_packed_unless_told_otherwise():
     assert not resolve(packing=False).packing
     assert not resolve(can_pack=False).packing
     assert resolve(micro_batch_tokens=512).budget == Budget(num_examples=16, num_tokens=512, pack_tokens=1024)
+
+
+def test_packing_that_the_base_cannot_do_is_told_to_who_asked_for_it():
+    assert resolve(can_pack=False).warnings == ()
+    (warning,) = resolve(can_pack=False, packing=True).warnings
+    assert "one example in a row" in warning
+
+
+def test_noise_on_the_embeddings_turns_packing_off_unless_it_is_asked_for():
+    """NEFTune divides by the length of the row; a packed one would get less of it."""
+    assert not resolve(neftune_alpha=5).packing
+    assert resolve(neftune_alpha=5, packing=True).packing
+
+
+def test_no_feature_is_kept_of_a_tower_that_is_trained():
+    assert resolve().feature_cache
+    assert not resolve(feature_cache=False).feature_cache
+    assert not resolve(trains_vision=True).feature_cache
+    assert resolve(trains_vision=True).warnings == ()
+    (warning,) = resolve(trains_vision=True, feature_cache=True).warnings
+    assert "vision tower is trained" in warning
 
 
 def test_a_micro_batch_that_is_asked_for_counts_examples_and_nothing_else():
