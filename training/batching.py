@@ -19,8 +19,8 @@ class Budget:
     Attributes:
         num_examples: At most so many.
         num_tokens: At most so many, padding included; None sets no bound. One example alone may have more.
-        pack_tokens: Examples are laid behind each other into rows of at most so many tokens; None gives each its own
-            row. Attention over a row is dense, so its cost grows with the square of this.
+        pack_tokens: Examples may be laid behind each other into rows of at most so many tokens; None gives each its
+            own row.
     """
 
     num_examples: int
@@ -32,7 +32,8 @@ def plan(examples: Sequence[int], lengths: Sequence[int], budget: Budget) -> tup
     """Return the micro-batches of one step.
 
     Without a bound on tokens the examples stay in their order; with one they are sorted by length, so that rows of a
-    micro-batch are padded little.
+    micro-batch are padded little. Examples are packed only into rows as long as the longest of them, because attention
+    over a row is dense and grows with the square of its length, and only where that leaves less padding.
 
     Args:
         examples: The step's examples, each an index into `lengths`.
@@ -44,9 +45,11 @@ def plan(examples: Sequence[int], lengths: Sequence[int], budget: Budget) -> tup
         return tuple(
             tuple((example,) for example in examples[start : start + count]) for start in range(0, len(examples), count)
         )
-    row_limit = min(budget.pack_tokens or 0, budget.num_tokens)
-    rows = _packed(examples, lengths, budget.num_examples, row_limit)
-    return _grouped(rows, lengths, budget.num_examples, budget.num_tokens)
+    single: list[Pack] = [(example,) for example in examples]
+    row_limit = min(budget.pack_tokens or 0, budget.num_tokens, max(lengths[example] for example in examples))
+    packed = _packed(examples, lengths, budget.num_examples, row_limit)
+    plans = [_grouped(rows, lengths, budget.num_examples, budget.num_tokens) for rows in (single, packed)]
+    return min(plans, key=lambda each: sum(padded_tokens(micro_batch, lengths) for micro_batch in each))
 
 
 def row_tokens(row: Pack, lengths: Sequence[int]) -> int:

@@ -13,7 +13,9 @@ DEFAULT_EPOCHS = 3.0
 DEFAULT_BATCH_SIZE = 16
 DEFAULT_LEARNING_RATE = 2e-4  # QLoRA, table 9 (arXiv 2305.14314): 2e-4 for models up to 13 B
 DEFAULT_WARMUP_RATIO = 0.03  # the same table
-DEFAULT_MICRO_BATCH_TOKENS = 4096  # padded; keeps 17-tile images (1,100 tokens and more) at two or three a pass
+# Padded tokens of a pass. A CPU is busy with few, and their activations are what its memory goes to (0.4 MB a token at
+# the widths of SmolVLM-256M and ten layers); a GPU needs more to be busy, and checkpoints them.
+CPU_MICRO_BATCH_TOKENS, GPU_MICRO_BATCH_TOKENS = 1024, 8192
 PACK_TOKENS = 1024  # attention over a packed row is dense: its cost grows with the square of this
 MIN_AUTO_CHECKPOINT_STEPS, MAX_AUTO_CHECKPOINT_STEPS = 10, 500
 
@@ -111,7 +113,7 @@ def resolve(
         trains_vision: Whether the vision tower changes, so that none of its features can be kept.
     """
     batch_size = _or(asked.batch_size, _auto_batch_size(asked))
-    micro_batch_tokens = _micro_batch_tokens(asked)
+    micro_batch_tokens = _micro_batch_tokens(asked, on_gpu=on_gpu)
     per_epoch = num_steps_per_epoch(num_examples, batch_size)
     if asked.max_steps != "auto":
         total, epochs = asked.max_steps, asked.max_steps / per_epoch
@@ -184,10 +186,11 @@ def _limits_of_run(asked: Hyperparameters, *, can_pack: bool, trains_vision: boo
         yield "feature_cache", False, reason if asked.feature_cache is True else None
 
 
-def _micro_batch_tokens(asked: Hyperparameters) -> int | None:
+def _micro_batch_tokens(asked: Hyperparameters, *, on_gpu: bool) -> int | None:
     """Return the bound on tokens; none where the job counts in examples and does not ask for packing."""
     counts_examples = asked.micro_batch_size != "auto" and asked.packing is not True
-    default = None if counts_examples else DEFAULT_MICRO_BATCH_TOKENS
+    best = GPU_MICRO_BATCH_TOKENS if on_gpu else CPU_MICRO_BATCH_TOKENS
+    default = None if counts_examples else best
     return default if asked.micro_batch_tokens == "auto" else asked.micro_batch_tokens
 
 

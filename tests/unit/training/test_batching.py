@@ -39,15 +39,21 @@ def test_rows_of_like_length_share_a_pass_so_that_little_is_padded():
     assert [sorted(examples_of([each])) for each in micro_batches] == [[0, 2, 4], [1, 3, 5]]
 
 
-def test_short_examples_are_laid_behind_each_other():
+def test_short_examples_are_laid_behind_each_other_into_rows_as_long_as_the_longest():
     lengths = [60, 50, 40, 30, 20]
-    micro_batches = plan(range(5), lengths, Budget(num_examples=5, num_tokens=200, pack_tokens=100))
-    assert micro_batches == (((0, 2), (1, 3, 4)),)
+    micro_batches = plan(range(5), lengths, Budget(num_examples=5, num_tokens=400, pack_tokens=100))
+    assert micro_batches == (((0,), (2, 4), (1,), (3,)),)
 
 
-def test_the_examples_of_a_pass_are_bounded_though_their_row_has_room():
-    micro_batches = plan(range(4), [10] * 4, Budget(num_examples=2, num_tokens=100, pack_tokens=100))
-    assert [len(examples_of([each])) for each in micro_batches] == [2, 2]
+def test_examples_of_one_length_are_not_packed():
+    micro_batches = plan(range(4), [10] * 4, Budget(num_examples=4, num_tokens=100, pack_tokens=100))
+    assert micro_batches == (((0,), (1,), (2,), (3,)),)
+
+
+def test_the_examples_of_a_pass_are_bounded_though_a_row_has_room():
+    lengths = [40, 10, 10, 10, 10]
+    micro_batches = plan(range(5), lengths, Budget(num_examples=2, num_tokens=100, pack_tokens=100))
+    assert [len(examples_of([each])) for each in micro_batches] == [1, 2, 2]
 
 
 def test_a_step_takes_the_examples_that_it_is_given():
