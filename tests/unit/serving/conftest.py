@@ -23,6 +23,7 @@ from core.storage import Storage
 from serving.app import create_app
 from serving.options import ServingSettings
 from training.adapter import wrap
+from training.export import write_adapter
 from training.spec import Method
 from vlm import loading
 from vlm.conversation import Message, as_chat
@@ -81,16 +82,22 @@ class World:
     def storage(self) -> Storage:
         return Storage.from_url(self.settings.resolved_storage_url)
 
-    def make_adapter(self, name: str, *, seed: int, targets: tuple[str, ...] = ("q_proj", "down_proj")) -> Path:
+    def make_adapter(
+        self, name: str, *, seed: int, targets: tuple[str, ...] = ("q_proj", "down_proj"), **method: Any
+    ) -> Path:
         """Write a random adapter that changes what the base says, as the training room would."""
         base = load_base(self.base, self.models_dir)
         torch.manual_seed(seed)
-        model = wrap(base, Method(r=4, alpha=8, target_modules=targets), name=self.base)
-        for parameter_name, weight in model.named_parameters():
-            if ".lora_" in parameter_name:
-                torch.nn.init.normal_(weight, std=0.3)
+        asked = Method(type="lora", r=4, alpha=8, target_modules=targets, **method)
+        model = wrap(base, asked, name=self.base)
+        with torch.no_grad():
+            for parameter_name, weight in model.named_parameters():
+                if ".lora_magnitude_vector." in parameter_name:
+                    weight.mul_(1 + 0.3 * torch.rand_like(weight))
+                elif ".lora_" in parameter_name:
+                    torch.nn.init.normal_(weight, std=0.3)
         folder = self.root / "made" / name
-        model.save_pretrained(folder)
+        write_adapter(model, folder)
         base.processor.save_pretrained(folder)
         return folder
 

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 import struct
@@ -131,6 +132,86 @@ def test_each_float_type_is_taken(folder, dtype):
 def test_a_hostile_or_foreign_configuration_is_refused(folder, changes, said):
     (folder / "adapter_config.json").write_text(json.dumps(CONFIG | changes))
     assert said in refusal(folder)
+
+
+VISION = "model.vision_model.encoder.layers.0.self_attn.q_proj"
+CONNECTOR = "model.connector.modality_projection.proj"
+WIDE = dataclasses.replace(TARGET, linears={**TARGET.linears, CONNECTOR: (16, 6)})
+
+
+def pair(module: str, num_in: int, num_out: int, r: int = 2) -> dict[str, np.ndarray]:
+    prefix = f"base_model.model.{module}"
+    return {
+        f"{prefix}.lora_A.weight": np.ones((r, num_in), np.float32),
+        f"{prefix}.lora_B.weight": np.ones((num_out, r), np.float32),
+    }
+
+
+def magnitudes(*modules: str) -> dict[str, np.ndarray]:
+    return {f"base_model.model.{module}.lora_magnitude_vector": np.ones(6, np.float32) for module in modules}
+
+
+def rewrite(folder: Path, arrays: dict[str, np.ndarray], **changes: object) -> None:
+    (folder / "adapter_config.json").write_text(json.dumps(CONFIG | changes))
+    write_tensors(folder / "adapter_model.safetensors", arrays)
+
+
+def refusal_of(folder: Path, target: Target) -> str:
+    with pytest.raises(Invalid) as caught:
+        check_lora(folder, target)
+    return caught.value.detail
+
+
+BOTH = magnitudes(f"{TEXT}.self_attn.q_proj", f"{TEXT}.mlp.down_proj")
+
+
+def test_a_dora_adapter_with_a_magnitude_for_each_pair_is_taken(folder):
+    rewrite(folder, tensors(**BOTH), use_dora=True)
+    assert check_lora(folder, TARGET).use_dora
+
+
+def test_magnitudes_that_are_missing_or_that_nobody_asked_for_are_refused(folder):
+    rewrite(folder, tensors(**magnitudes(f"{TEXT}.self_attn.q_proj")), use_dora=True)
+    assert f"lacks base_model.model.{TEXT}.mlp.down_proj.lora_magnitude_vector" in refusal(folder)
+    rewrite(folder, tensors(**BOTH))
+    assert "does not imply" in refusal(folder)
+
+
+def test_a_dora_adapter_is_refused_on_a_base_in_int8(folder):
+    """bitsandbytes drops an int8 weight's scales after its first pass; the second answer would be a crash."""
+    rewrite(folder, tensors(**BOTH), use_dora=True)
+    assert "held in int8" in refusal_of(folder, dataclasses.replace(TARGET, quantization="int8"))
+
+
+def test_the_rank_that_pissa_doubles_to_is_taken(folder):
+    rewrite(folder, pair(f"{TEXT}.self_attn.q_proj", 6, 6, r=512), target_modules=["q_proj"], r=512)
+    assert check_lora(folder, TARGET).r == 512
+
+
+@pytest.mark.parametrize(
+    ("exclude", "targets", "more", "said"),
+    [
+        (".*(vision_model).*", ["proj"], pair(CONNECTOR, 16, 6), "no module named proj"),
+        (".*(connector).*", [], pair(VISION, 8, 8), "does not imply"),
+        (None, ["proj"], pair(CONNECTOR, 16, 6) | pair(VISION, 8, 8), "no module named proj"),
+    ],
+)
+def test_an_adapter_of_connector_or_vision_tower_holds_exactly_their_pairs_too(folder, exclude, targets, more, said):
+    targets = CONFIG["target_modules"] + targets
+    rewrite(folder, tensors() | more, exclude_modules=exclude, target_modules=targets)
+    check_lora(folder, WIDE)
+    rewrite(folder, tensors() | more, target_modules=targets)
+    assert said in refusal_of(folder, WIDE), "the same tensors under a configuration of the text model only"
+    rewrite(folder, tensors(), exclude_modules=exclude, target_modules=targets)
+    assert "lacks" in refusal_of(folder, WIDE), "the same configuration without their tensors"
+
+
+def test_modules_that_were_left_out_have_no_tensors(folder):
+    exclude = EXCLUDE + r"|.*\.(layers\.0\.mlp)(\..*)?"
+    rewrite(folder, pair(f"{TEXT}.self_attn.q_proj", 6, 6), exclude_modules=exclude, target_modules=["q_proj"])
+    check_lora(folder, TARGET)
+    rewrite(folder, tensors(), exclude_modules=exclude)
+    assert "no module named down_proj" in refusal(folder)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "null", '{"peft_type": "LORA"}', "[" * 100_000])

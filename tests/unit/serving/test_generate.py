@@ -52,6 +52,23 @@ def test_an_adapter_answers_as_peft_alone_does(client, ask, url, oracle, adapter
     assert len({*texts, generate(client, ask(images=urls))["text"]}) == len(adapters) + 1
 
 
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"use_dora": True, "use_rslora": True},
+        {"init": "pissa", "use_dora": True},
+        {"train_connector": True, "exclude_modules": ("layers.1.mlp",)},
+        {"train_vision": True, "train_connector": True, "use_dora": True},
+    ],
+)
+def test_every_kind_of_adapter_that_is_published_answers_as_peft_alone_does(client, world, ask, url, oracle, method):
+    adapter = world.publish(world.make_adapter("kind-" + "-".join(method), seed=5, **method))
+    urls = (url(), url(colour=(9, 9, 200)))
+    body = ask(images=urls, adapter=adapter)
+    assert generate(client, body)["text"] == oracle(body, decode_images(urls))
+    assert generate(client, body)["text"] != generate(client, ask(images=urls))["text"]
+
+
 def test_going_back_to_an_adapter_that_is_attached_goes_back_to_its_weights(client, ask, oracle, adapters):
     """PEFT's active adapter is global: without a switch before every batch, the last one attached would answer."""
     bodies = [ask("and again?", adapter=adapter) for adapter in (*adapters, *reversed(adapters))]

@@ -87,6 +87,13 @@ def test_full_and_selective_are_told_apart_from_none(arguments_of):
     assert "context_fn" not in arguments_of(gradient_checkpointing=True).activation_checkpointing_kwargs
 
 
+@pytest.mark.parametrize("asked", [True, False])
+def test_activations_are_moved_off_a_gpu_when_asked(arguments_of, asked):
+    args = arguments_of(activation_offload=asked, gradient_checkpointing=True, on_gpu=True)
+    assert args.activation_checkpointing_kwargs["offload"] is asked
+    assert args.activation_offloading is False, "TRL's own, which only a step of theirs would use"
+
+
 def test_trls_own_selective_does_nothing_around_peft_which_is_why_ours_exists(load):
     """TRL 1.16 wraps a method that transformers 5.23 looks for on another object; when this fails, use theirs."""
     model = adapter.wrap(load(), Method(type="lora"), name="base").train()

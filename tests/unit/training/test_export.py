@@ -89,9 +89,10 @@ print(json.dumps(float((after - before).abs().max())))
 
 
 def test_plain_peft_loads_it_in_a_fresh_process_and_it_changes_the_answers(published, models_dir):
+    folder = published()  # which builds the base
     (base,) = models_dir.glob("tiny-*[0-9]")
     done = subprocess.run(
-        [sys.executable, "-c", LOAD, str(base), str(published())], capture_output=True, text=True, check=False
+        [sys.executable, "-c", LOAD, str(base), str(folder)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) > 1e-3

@@ -5,6 +5,7 @@ import json
 import math
 
 import pytest
+from safetensors.torch import load_file
 
 from core.child import StopRequested
 from core.errors import FailureCode, WorkFailed
@@ -130,10 +131,11 @@ def test_validating_does_not_change_what_is_learned(album, spec, run):
 
 def test_checkpointing_gradients_does_not_change_what_is_learned(album, spec, run):
     album.colours(8)
-    plain, checkpointed = run("plain"), run("checkpointed")
-    pipeline.fine_tune(spec(hyperparameters=QUICK), plain.child)
-    pipeline.fine_tune(spec(hyperparameters=QUICK | {"gradient_checkpointing": True}), checkpointed.child)
-    assert losses(plain) == pytest.approx(losses(checkpointed), rel=1e-5)
+    plain, full, selective = run("plain"), run("full"), run("selective")
+    for child_run, how in ((plain, False), (full, True), (selective, "selective")):
+        pipeline.fine_tune(spec(hyperparameters=QUICK | {"gradient_checkpointing": how}), child_run.child)
+    assert losses(plain) == pytest.approx(losses(full), rel=1e-5)
+    assert losses(plain) == pytest.approx(losses(selective), rel=1e-5)
 
 
 def test_a_stop_ends_the_training_within_a_step_and_publishes_nothing(album, spec, run):
@@ -242,6 +244,7 @@ def test_bf16_trains_on_the_cpu_too(album, spec, run):
         {"lr_scheduler": "cosine", "warmup_ratio": 0.2},
         {"lr_scheduler": "constant_with_warmup", "warmup_ratio": 0.2},
         {"lr_scheduler": "constant", "weight_decay": 0.1},
+        {"loraplus_lr_ratio": 4, "max_grad_norm": 0.5, "neftune_alpha": 5},
     ],
 )
 def test_every_optimizer_and_schedule_learns(album, spec, run, asked):
@@ -249,3 +252,51 @@ def test_every_optimizer_and_schedule_learns(album, spec, run, asked):
     child_run = run()
     pipeline.fine_tune(spec(hyperparameters=QUICK | {"max_steps": 10} | asked), child_run.child)
     assert losses(child_run)[-1] < losses(child_run)[0]
+    assert warnings_of(child_run) == []
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"quantization": "fp4", "double_quantization": False, "use_dora": True, "dropout": 0.1},
+        {"quantization": "int8", "use_rslora": True, "init": "gaussian"},
+        {"type": "lora", "init": "pissa", "r": 4},
+        {"type": "lora", "train_connector": True},
+        {"type": "lora", "train_vision": True, "exclude_modules": ["layers.0.mlp"]},
+        {"train_connector": True, "train_vision": True, "use_dora": True},
+    ],
+)
+def test_every_method_learns_is_published_and_told(album, spec, run, method):
+    album.colours(8)
+    child_run = run()
+    pipeline.fine_tune(spec(method=method, hyperparameters=QUICK | {"max_steps": 10}), child_run.child)
+    assert losses(child_run)[-1] < losses(child_run)[0]
+    (resolved,) = [event for event in child_run.events if event.type == "resolved"]
+    assert method.items() <= resolved.settings["method"].items()
+    written = load_file(child_run.child.staging / ADAPTER_FOLDER / WEIGHTS_FILE)
+    idle = [name for name, tensor in written.items() if ".lora_B." in name and not tensor.any()]
+    assert idle == [], "what is to be trained must be reached by gradients, wherever the images come from"
+
+
+def test_an_option_that_changes_what_is_learned_does_so(album, spec, run):
+    album.colours(8)
+    learned = set()
+    for number, asked in enumerate([{}, {"neftune_alpha": 15}, {"loraplus_lr_ratio": 16}, {"max_grad_norm": 1e-3}]):
+        child_run = run(f"run {number}")
+        pipeline.fine_tune(spec(hyperparameters=QUICK | {"max_steps": 2} | asked), child_run.child)
+        learned.add(digest(child_run))
+    assert len(learned) == 4
+
+
+def test_a_setting_that_this_device_cannot_have_is_a_warning_that_the_user_sees(album, spec, run):
+    album.colours(8)
+    asked = {"optimizer": "paged_adamw_8bit", "activation_offload": True, "gradient_checkpointing": True}
+    child_run = run()
+    pipeline.fine_tune(spec(hyperparameters=QUICK | asked), child_run.child)
+    assert warnings_of(child_run) == [
+        "hyperparameters.optimizer paged_adamw_8bit needs a GPU; this run uses adamw_8bit.",
+        "hyperparameters.activation_offload needs a GPU; activations are in the host's memory already.",
+    ]
+    (resolved,) = [event for event in child_run.events if event.type == "resolved"]
+    assert resolved.settings["hyperparameters"]["optimizer"] == "adamw_8bit"
+    assert resolved.settings["hyperparameters"]["activation_offload"] is False
