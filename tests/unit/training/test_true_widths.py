@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from training.collator import pad
+from training.collator import Collator
 from training.loss import score
+from training.vision import PixelVision
 from vlm import geometry, image_options, loading, untrained
 from vlm.image_options import ImageOptions
 from vlm.untrained import Depth
@@ -19,11 +20,17 @@ def test_one_batch_learns_from_rows_of_no_image_one_and_three(name, tmp_path, al
     base = loading.load(resolved, quantization="none", dtype=torch.float32)
     image_options.apply(ImageOptions(longest_edge=shape.vision.side_px), base.processor)  # one tile: quick
     encoder = encoder_of(base)
-    rows = [encoder.encode(album.question("Colour?", "red", images=number)) for number in (0, 1, 3)]
-    image_token = base.family.image_token_id(base.processor.tokenizer)
-    assert [row.input_ids.count(image_token) for row in rows] == [0, 64, 192]
+    collator = Collator(
+        [album.question("Colour?", "red", images=number) for number in (0, 1, 3)],
+        encoder=encoder,
+        vision=PixelVision(base.family, encoder.pixels, device="cpu"),
+        pad_token_id=base.processor.tokenizer.pad_token_id,
+    )
+    batch = collator.batch(((0,), (1,), (2,)))
+    is_image_bs = batch["input_ids"] == base.family.image_token_id(base.processor.tokenizer)
+    assert is_image_bs.sum(dim=1).tolist() == [0, 64, 192]
 
-    scored = score(base.model, pad(rows, base.processor.tokenizer.pad_token_id))
+    scored = score(base.model, batch)
     scored.loss_sum.backward()
     learned = [name for name, p in base.model.named_parameters() if p.grad is not None and p.grad.abs().max() > 0]
     assert {name.split(".")[1] for name in learned} == {"vision_model", "connector", "text_model", "weight"}
