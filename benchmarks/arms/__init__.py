@@ -1,0 +1,1 @@
+"""The arms of `benchmarks.training`: what is trained on, the stock recipes, Lensmith, and what is measured of each."""
