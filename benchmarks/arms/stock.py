@@ -19,7 +19,7 @@ from benchmarks.arms.clock import EpochClock, counting, peak_bytes
 from benchmarks.arms.figures import Figures, Plan
 from benchmarks.arms.workload import BATCH_SIZE, EPOCHS, SEED
 from training import adapter
-from training.spec import LORA_TARGETS, Method
+from training.spec import Method
 from vlm import image_options, loading
 from vlm.conversation import IMAGES_FOLDER, read_examples
 from vlm.families import family_of
@@ -77,14 +77,15 @@ def stock(plan: Plan) -> Figures:
     image_options.apply(ImageOptions(longest_edge=plan.longest_edge_px), base.processor)
     began = time.perf_counter()
     method = Method()
+    scope = adapter.scope_of(method, base.family)
     wrapped = get_peft_model(
         base.model,
         LoraConfig(
             r=method.r,
             lora_alpha=int(method.resolved_alpha),
             lora_dropout=method.dropout,
-            target_modules=list(LORA_TARGETS),
-            exclude_modules=base.family.lora_exclude,
+            target_modules=sorted(scope.targets),
+            exclude_modules=scope.exclude_modules,
         ),
     )
     accumulation = BATCH_SIZE // MICRO_BATCH_SIZE
