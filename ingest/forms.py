@@ -230,7 +230,7 @@ class _RowReader:
         message = f"the field {shown(key)} is not used, here or in any later row."
         fix = "Nothing, if it is a note for yourself; the model does not see it."
         if key == "detail":  # of OpenAI's image_url
-            fix = "Say in the job how images are cut: image.longest_edge, and image.split."
+            fix = "Say in the job how images are cut: image.longest_edge, image.split and image.upscale."
         self.say(Rule.IGNORED_FIELD, pointer, message, fix)
 
 

@@ -67,6 +67,7 @@ class Gauge:
             context_tokens=self._facts.context_tokens,
             longest_edge=self._facts.longest_edge_px,
             split=self._facts.is_split,
+            upscale=self._facts.is_upscaled,
             tokens=spread(self._tokens),
             image_tokens=spread(self._image_tokens),
             learned_ratio=self._labelled_tokens / total if total else None,
@@ -125,7 +126,8 @@ def _takes(base: BaseFacts) -> str:
 
 def _cut_less(base: BaseFacts) -> str:
     if base.is_split:
-        return "Shorten or split the row, lower image.longest_edge, or set image.split to false; nothing is ever cut."
+        small = "set image.upscale to false where pictures are small, " if base.is_upscaled else ""
+        return f"Shorten or split the row, lower image.longest_edge, {small}or set image.split to false; nothing is ever cut."
     return "Shorten or split the row, or show fewer images; nothing is ever cut."
 
 

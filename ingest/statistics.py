@@ -50,6 +50,7 @@ class TokenStatistics(BaseModel):
     context_tokens: int
     longest_edge: int
     split: bool
+    upscale: bool
     tokens: Spread | None
     image_tokens: Spread | None
     learned_ratio: float | None

@@ -103,7 +103,7 @@ class Reading(TypedDict, total=False):
         columns: Which column stands for which field, such as `{"image": "img_path", "caption": "label"}`.
         on_bad_row: `fail` (the default) refuses a set with a bad row, `skip` leaves such rows out.
         base_model: The rows are measured for it; one that a job would refuse is a bad row.
-        image: As in a job: how images are cut for that, `{"longest_edge": 512, "split": False}`.
+        image: As in a job: how images are cut for that, `{"longest_edge": 512, "split": False}` or `{"upscale": False}`.
     """
 
     name: str | None
@@ -111,6 +111,20 @@ class Reading(TypedDict, total=False):
     on_bad_row: str | None
     base_model: str | None
     image: Mapping[str, Any] | None
+
+
+class Cutting(TypedDict, total=False):
+    """How images are cut: the image options of a job; what is left out, the base model decides.
+
+    Attributes:
+        longest_edge: Pixels to which pictures are scaled.
+        split: Whether large pictures are cut into tiles.
+        upscale: Whether small pictures are scaled up to the longest edge.
+    """
+
+    longest_edge: int | None
+    split: bool | None
+    upscale: bool | None
 
 
 class Datasets:
@@ -193,19 +207,17 @@ class Datasets:
         base_model: str,
         row: int,
         file: str | None = None,
-        longest_edge: int | None = None,
-        split: bool | None = None,
+        **image: Unpack[Cutting],
     ) -> Preview:
         """Return what a base model sees of one row, and which tokens are learned.
 
-        `longest_edge` and `split` are the image options of a job; `file` is for uploads of several files.
+        `image` are the image options of a job; `file` is for uploads of several files.
         """
         asked = {"base_model": base_model, "row": row, "file": file}
-        image = {"longest_edge": longest_edge, "split": split}
         return Preview.model_validate(self._transport.get(f"/datasets/{dataset_id}/preview", **asked, **image))
 
     def tokens(self, dataset_id: str, *, base_model: str, **options: Any) -> dict[str, Any]:
-        """Return how long the examples are for a base model. `options`: at_most, longest_edge, split."""
+        """Return how long the examples are for a base model. `options`: at_most, longest_edge, split, upscale."""
         return dict(self._transport.get(f"/datasets/{dataset_id}/tokens", base_model=base_model, **options))
 
     def download(self, dataset_id: str, to: Path | str) -> Path:

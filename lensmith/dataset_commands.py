@@ -18,6 +18,7 @@ from lensmith.reading import (
     MeasuredFor,
     SkipBadRows,
     Split,
+    Upscale,
     measuring,
     reading,
 )
@@ -38,13 +39,15 @@ def upload_dataset(  # noqa: PLR0913 - one for each option
     resume: Annotated[str | None, typer.Option(help="the id of an upload in parts that broke")] = None,
     *,
     split: Split = None,
+    upscale: Upscale = None,
     skip_bad_rows: SkipBadRows = False,
 ) -> None:
     """Upload a data set and wait for its validation; exit status 3 when it is refused.
 
     A folder is zipped on the way, without names that begin with a dot. What is large goes in parts.
     """
-    asked = reading(name, columns, skip_bad_rows=skip_bad_rows) | measuring(base_model, longest_edge, split=split)
+    asked = reading(name, columns, skip_bad_rows=skip_bad_rows)
+    asked |= measuring(base_model, longest_edge, split=split, upscale=upscale)
     with Client() as client:
         with uploading(err) as show:
             uploaded = client.datasets.upload(file, resume=resume, on_progress=show, **asked)
@@ -55,7 +58,7 @@ def upload_dataset(  # noqa: PLR0913 - one for each option
 
 @datasets.command("create")
 @partial(speaks_http, refuses_data=True)
-def create_dataset(
+def create_dataset(  # noqa: PLR0913 - one for each option
     source: Annotated[
         str, typer.Argument(help="https://..., s3://bucket/key or hf://org/name, as far as the operator allows")
     ],
@@ -65,10 +68,12 @@ def create_dataset(
     longest_edge: LongestEdge = None,
     *,
     split: Split = None,
+    upscale: Upscale = None,
     skip_bad_rows: SkipBadRows = False,
 ) -> None:
     """Have the server fetch a data set, and wait for its validation; exit status 3 when it is refused."""
-    asked = reading(name, columns, skip_bad_rows=skip_bad_rows) | measuring(base_model, longest_edge, split=split)
+    asked = reading(name, columns, skip_bad_rows=skip_bad_rows)
+    asked |= measuring(base_model, longest_edge, split=split, upscale=upscale)
     with Client() as client, err.status("fetching and validating"):
         made = client.datasets.create(source, **asked)
         dataset = client.datasets.wait(made.id)
@@ -153,7 +158,7 @@ def delete_dataset(
 
 @datasets.command("preview")
 @speaks_http
-def preview_dataset(
+def preview_dataset(  # noqa: PLR0913 - one for each option
     dataset_id: str,
     base_model: BaseModelName,
     row: Annotated[int, typer.Option(help="its number in the report")],
@@ -161,12 +166,19 @@ def preview_dataset(
     longest_edge: LongestEdge = None,
     *,
     split: Split = None,
+    upscale: Upscale = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what a base model sees of one row; what it learns is highlighted, or in brackets where there is no colour."""
     with Client() as client:
         preview = client.datasets.preview(
-            dataset_id, base_model=base_model, row=row, file=file, longest_edge=longest_edge, split=split
+            dataset_id,
+            base_model=base_model,
+            row=row,
+            file=file,
+            longest_edge=longest_edge,
+            split=split,
+            upscale=upscale,
         )
     if as_json:
         typer.echo(preview.model_dump_json())

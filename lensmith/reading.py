@@ -13,6 +13,7 @@ MeasuredFor = Annotated[
 ]
 LongestEdge = Annotated[int | None, typer.Option(min=32, max=4096, help="image.longest_edge of the job")]
 Split = Annotated[bool | None, typer.Option("--split/--no-split", help="image.split of the job")]
+Upscale = Annotated[bool | None, typer.Option("--upscale/--no-upscale", help="image.upscale of the job")]
 
 
 def reading(name: str | None, columns: str | None, *, skip_bad_rows: bool) -> dict[str, Any]:
@@ -21,9 +22,11 @@ def reading(name: str | None, columns: str | None, *, skip_bad_rows: bool) -> di
     return {"name": name, "columns": mapping, "on_bad_row": "skip" if skip_bad_rows else None}
 
 
-def measuring(base_model: str | None, longest_edge: int | None, *, split: bool | None) -> dict[str, Any]:
+def measuring(
+    base_model: str | None, longest_edge: int | None, *, split: bool | None, upscale: bool | None
+) -> dict[str, Any]:
     """Return for which base the rows are to be measured, as the SDK takes it."""
-    options = (("longest_edge", longest_edge), ("split", split))
+    options = (("longest_edge", longest_edge), ("split", split), ("upscale", upscale))
     return {"base_model": base_model, "image": {name: value for name, value in options if value is not None}}
 
 

@@ -15,7 +15,7 @@ from ingest.container import Container, sniff
 from ingest.issues import Issue, Rule, Severity, shown
 from ingest.limits import RemoteLimits
 from ingest.skipped import OnBadRow
-from lensmith.reading import Columns, LongestEdge, MeasuredFor, SkipBadRows, Split, json_object, measuring
+from lensmith.reading import Columns, LongestEdge, MeasuredFor, SkipBadRows, Split, Upscale, json_object, measuring
 from lensmith.terminal import DATA_REFUSED, AsJson, complain, err, out
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def check_command(  # noqa: PLR0913 - one for each option
     longest_edge: LongestEdge = None,
     *,
     split: Split = None,
+    upscale: Upscale = None,
     skip_bad_rows: SkipBadRows = False,
     fetch: Annotated[
         bool, typer.Option("--fetch", help="fetch images with an https URL; else they are errors")
@@ -45,7 +46,7 @@ def check_command(  # noqa: PLR0913 - one for each option
     In a folder, names that begin with a dot are passed over. Without --fetch nothing is fetched from the network but the
     settings of a base model that is not here yet, and a row with a URL is an error, as on a server that fetches no images.
     """
-    measured = measuring(base_model, longest_edge, split=split)
+    measured = measuring(base_model, longest_edge, split=split, upscale=upscale)
     if measured["image"] and base_model is None:
         raise typer.BadParameter("image options are for a base model, and none is named", param_hint="--base-model")
     reading = {"columns": _mapping(columns), "on_bad_row": OnBadRow.SKIP if skip_bad_rows else OnBadRow.FAIL}
@@ -162,6 +163,8 @@ def _described(rule: Rule, count: int, issues: list[Issue]) -> Iterator[Text]:
 def _measured(tokens: "TokenStatistics") -> Iterator[Text]:
     """Yield how long the good rows are for a base model."""
     cut = f"images {'cut into tiles' if tokens.split else 'whole'} at {tokens.longest_edge:,} px"
+    if tokens.split and not tokens.upscale:
+        cut += ", small ones not scaled up"
     yield Text.assemble(("tokens", "bold"), _visible(f" of the good rows for {tokens.base_model}, {cut}"))
     if tokens.tokens is None or tokens.image_tokens is None:
         yield Text("  there is none")

@@ -18,8 +18,9 @@ from serving.answer import Answer
 from serving.bases import Base
 from serving.ticket import Ticket
 from serving.wire import AdapterRef, Sampling
+from training.encoding import expanded
 from vlm.conversation import as_chat
-from vlm.padding import Tiles, pad_tiles
+from vlm.family import Family, Pixels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,18 +30,18 @@ class Row:
     Attributes:
         ids: The prompt's tokens, images expanded.
         num_image_tokens: How many of them are image features.
-        tiles: Their pixels and mask (`vlm.padding`), or None without images.
+        pixels: Each image as the vision tower takes it, in order of appearance.
     """
 
     ticket: Ticket
     ids: list[int]
     num_image_tokens: int
-    tiles: Tiles | None
+    pixels: tuple[Pixels, ...]
 
     @property
     def tile_size(self) -> tuple[int, ...]:
-        """Return (H, W), or nothing without images."""
-        return () if self.tiles is None else tuple(self.tiles[0].shape[-2:])
+        """Return (H, W), or nothing without images; the tiles of one processor have one size."""
+        return tuple(self.pixels[0]["pixel_values"].shape[-2:]) if self.pixels else ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +55,8 @@ class Clock:
 def prepare(ticket: Ticket, base: Base) -> Row:
     """Return the ticket's prompt as tokens and tiles.
 
+    Both are made by what makes those of training (`vlm.family`), not by the whole processor, which cuts in its own way.
+
     Raises:
         Invalid: The prompt does not fit the context, or cannot be rendered.
     """
@@ -61,15 +64,15 @@ def prepare(ticket: Ticket, base: Base) -> Row:
     processor = base.processor(request.adapter)
     family = base.loaded.family
     text = _render(ticket, processor, family.image_token)
-    images = list(ticket.images)
-    out = processor(text=[text], images=[images] if images else None, add_special_tokens=False, return_tensors="pt")
-    ids = out["input_ids"][0].tolist()
+    written = [family.image_text(processor, image.height, image.width) for image in ticket.images]
+    text, _ = expanded(text, family.image_token, written)
+    ids = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
     _check_length(len(ids), request.sampling.max_tokens, base)
     return Row(
         ticket=ticket,
         ids=ids,
         num_image_tokens=ids.count(family.image_token_id(processor.tokenizer)),
-        tiles=(out["pixel_values"][0], out["pixel_attention_mask"][0]) if images else None,
+        pixels=tuple(family.cut(processor, image) for image in ticket.images),
     )
 
 
@@ -81,7 +84,7 @@ def generate(base: Base, rows: Sequence[Row], answers: Sequence[Answer]) -> Cloc
     request = rows[0].ticket.request
     watch = _Watch([row.ticket for row in rows], answers)
     with base.using(request.adapter) as model, torch.inference_mode():
-        inputs = _collate(rows, pad_id=_pad_id(base, request.adapter), device=model.device)
+        inputs = _collate(rows, base.loaded.family, pad_id=_pad_id(base, request.adapter), device=model.device)
         started_at = time.perf_counter()
         with _seeded(request.sampling.seed, model.device):
             model.generate(
@@ -147,14 +150,14 @@ def _check_length(num_prompt_tokens: int, max_tokens: int, base: Base) -> None:
         )
 
 
-def _collate(rows: Sequence[Row], *, pad_id: int, device: torch.device) -> dict[str, torch.Tensor]:
+def _collate(rows: Sequence[Row], family: Family, *, pad_id: int, device: torch.device) -> dict[str, torch.Tensor]:
     """Pad to the left, so that every row's next token comes at the same place."""
     length = max(len(row.ids) for row in rows)
     batch = {
         "input_ids": torch.tensor([[pad_id] * (length - len(row.ids)) + row.ids for row in rows]),
         "attention_mask": torch.tensor([[0] * (length - len(row.ids)) + [1] * len(row.ids) for row in rows]),
     }
-    batch |= pad_tiles([row.tiles for row in rows])
+    batch |= family.join([row.pixels for row in rows])
     return {name: tensor.to(device) for name, tensor in batch.items()}
 
 

@@ -1,6 +1,5 @@
 """A base's processor with the image options of a job, without a change to the one that others use."""
 
-import copy
 from typing import Any
 
 from core.errors import Invalid, WorkFailed
@@ -9,16 +8,13 @@ from vlm.image_options import ImageOptions
 
 
 def with_options(processor: Any, options: ImageOptions) -> Any:
-    """Return a copy of the processor with these options; tokenizer and template are shared.
+    """Return a copy of the processor with these options, as `vlm.image_options` does.
 
     Raises:
         Invalid: The base cannot cut images like this.
     """
-    own = copy.copy(processor)
-    own.image_processor = copy.deepcopy(processor.image_processor)
     try:
-        image_options.apply(options, own)
+        return image_options.with_options(processor, options)
     except WorkFailed as error:
         name = "split" if options.longest_edge is None else "longest_edge"
         raise Invalid.field(f"#/image/{name}", f"{error.detail} {error.remedy}") from error
-    return own

@@ -44,6 +44,17 @@ processor = AutoProcessor.from_pretrained("path/to/this/folder")
 
 The processor in this folder cuts images as in training; use it instead of the base model's. All of `provenance.json`
 is needed to make this adapter again.
+{small_images}"""
+
+_SMALL_IMAGES = """
+## Small images
+
+This adapter was trained with small images left small: one is only scaled up until it fills the tiles of {tile_px} pixels
+that it needs. Lensmith serves it so, by `do_upscale: false` in `processor_config.json`. transformers and other servers,
+such as vLLM, ignore that setting: they scale every image up to {longest_edge} pixels and cut it into more tiles than in
+training, which is slower and may answer worse. There, cut as in training by hand: scale an image down to {longest_edge}
+pixels if it is larger, then resize its width and its height to the next whole tiles, and call the processor with
+`size={{"longest_edge": ...}}`, the longer of the two.
 """
 
 
@@ -90,7 +101,13 @@ class Card:
             metrics=_table("metric", {name: _number(value) for name, value in self.metrics.items()}),
             sources=_table("source", sources),
             settings=_table("setting", _flat(self.settings)),
+            small_images=self._small_images(),
         )
+
+    def _small_images(self) -> str:
+        image = self.settings.get("image", {})
+        leaves_small = image.get("split") and not image.get("upscale", True)
+        return _SMALL_IMAGES.format(**image) if leaves_small else ""
 
 
 def _table(title: str, rows: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from core.errors import FailureCode, WorkFailed
 from training.encoding import Encoder
+from training.image_sizes import ImageSizes
 from vlm.conversation import Example, ImagePart
 from vlm.measure import Measure, TemplateRefused
 from vlm.ruler import Limits
@@ -13,7 +14,7 @@ from vlm.ruler import Limits
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Totals:
-    """The sizes of all examples of a split."""
+    """The sizes of all examples of a split; `images` is None where it has none."""
 
     num_examples: int
     tokens: int
@@ -21,9 +22,10 @@ class Totals:
     labelled_tokens: int
     num_images: int
     image_tokens: int
+    images: ImageSizes | None
 
     @classmethod
-    def of(cls, examples: Sequence[Example], measures: Sequence[Measure]) -> "Totals":
+    def of(cls, examples: Sequence[Example], measures: Sequence[Measure], encoder: Encoder) -> "Totals":
         """Add up a split of at least one example."""
         return cls(
             num_examples=len(measures),
@@ -32,6 +34,7 @@ class Totals:
             labelled_tokens=sum(m.labelled_tokens for m in measures),
             num_images=sum(len(example.images) for example in examples),
             image_tokens=sum(m.image_tokens for m in measures),
+            images=ImageSizes.of(examples, encoder),
         )
 
     @property
@@ -46,16 +49,19 @@ class Totals:
 
     def document(self) -> dict[str, Any]:
         """Return the totals as JSON."""
-        return asdict(self) | {
-            "supervised_ratio": self.supervised_ratio,
-            "image_tokens_per_image": self.image_tokens_per_image,
-        }
+        document = asdict(self)
+        images = document.pop("images")
+        return (
+            document
+            | {"supervised_ratio": self.supervised_ratio, "image_tokens_per_image": self.image_tokens_per_image}
+            | (images or {})
+        )
 
     def sentence(self, *, context_tokens: int) -> str:
         """Return the totals in words."""
         return (
             f"{self.num_examples:,} examples, {self.tokens:,} tokens; the longest has {self.longest_tokens:,} of the "
-            f"{context_tokens:,} that fit; {self.image_tokens_per_image:,.0f} tokens per image; "
+            f"{context_tokens:,} that fit; {'no images' if self.images is None else self.images.sentence()}; "
             f"{self.supervised_ratio:.1%} of all tokens are learned."
         )
 
@@ -133,7 +139,8 @@ def check_size(example: Example, measure: Measure, context_tokens: int) -> None:
             FailureCode.BAD_DATA,
             f"Row {example.row} has {measure.tokens:,} tokens, {measure.image_tokens:,} of them for its images; "
             f"the base model takes at most {context_tokens:,}. Nothing is ever cut, so nothing was trained.",
-            remedy="Shorten or split the row, or lower image.longest_edge or set image.split to false.",
+            remedy="Shorten or split the row, or lower image.longest_edge, set image.upscale to false (where pictures are "
+            "small) or set image.split to false.",
         )
     if measure.labelled_tokens == 0:
         raise WorkFailed(

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from training.images import ImageSource
-from vlm import labels
+from vlm import image_options, labels
 from vlm.conversation import Example, Message
 from vlm.family import Family, Pixels
+from vlm.image_options import ImageOptions
 from vlm.labels import Replacement, Span
 from vlm.measure import Measure
 from vlm.ruler import TokenRuler
@@ -46,7 +47,7 @@ class Encoder:
         """Return the example's tokens and labels; of its images only the headers are read."""
         text, spans = labels.answer_spans(example.messages, self._ruler.render)
         written = [self._family.image_text(self._processor, *self._size(sha256)) for sha256 in example.images]
-        text, replacements = _expanded(text, self._family.image_token, written)
+        text, replacements = expanded(text, self._family.image_token, written)
         out = self._processor.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         return Encoded(
             input_ids=out["input_ids"],
@@ -71,6 +72,21 @@ class Encoder:
         """Return how many tokens an image becomes, structural ones included."""
         return self._rule.num_tokens(*self._size(sha256))
 
+    def image_tiles(self, sha256: str) -> int:
+        """Return into how many tiles an image is cut."""
+        return self._rule.num_tiles(*self._size(sha256))
+
+    def with_options(self, options: ImageOptions) -> "Encoder":
+        """Return an encoder that cuts images by these options; headers that were read are not read again.
+
+        Raises:
+            WorkFailed: `base_model`: it cannot cut images like this.
+        """
+        processor = image_options.with_options(self._processor, options)
+        other = Encoder(processor, self._family, self._images)
+        other._sides = self._sides
+        return other
+
     def render(self, messages: Sequence[Message], *, open_answer: bool = False) -> str:
         """Return messages as the base model's chat template writes them, one `<image>` for each image."""
         return self._ruler.render(messages, open_answer=open_answer)
@@ -82,15 +98,15 @@ class Encoder:
         return self._sides[sha256]
 
 
-def _expanded(text: str, image_token: str, written: Sequence[str]) -> tuple[str, list[Replacement]]:
-    """Put what is written for each image in place of its token, and tell where everything lies."""
+def expanded(text: str, image_token: str, written: Sequence[str]) -> tuple[str, list[Replacement]]:
+    """Put what is written for each image in place of its token, and tell where everything lies; serving does the same."""
     pieces = text.split(image_token)
     assert len(pieces) == len(written) + 1, "each image has one place"  # `checks.check_text` refuses other rows
-    expanded, replacements, old_at = pieces[0], [], len(pieces[0])
+    whole, replacements, old_at = pieces[0], [], len(pieces[0])
     for image, after in zip(written, pieces[1:], strict=True):
         old = Span(old_at, old_at + len(image_token))
-        new = Span(len(expanded), len(expanded) + len(image))
+        new = Span(len(whole), len(whole) + len(image))
         replacements.append(Replacement(old, new))
-        expanded += image + after
+        whole += image + after
         old_at = old.end + len(after)
-    return expanded, replacements
+    return whole, replacements

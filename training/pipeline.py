@@ -22,6 +22,7 @@ from training.collator import Collator
 from training.encoding import Encoder
 from training.evaluate import Evaluator
 from training.features.choose import Wish, choose
+from training.image_sizes import saving_sentence
 from training.images import ImageFolder
 from training.progress import Progress
 from training.sampler import epoch_order
@@ -138,7 +139,7 @@ def _prepare(spec: TrainingSpec, child: Child, loaded: Loaded) -> Prepared:
     train, validation = (
         checks.check(split, encoder, limits, check_stop=child.check_stop) for split in (loaded.train, loaded.validation)
     )
-    totals = checks.Totals.of(loaded.train, train)
+    totals = checks.Totals.of(loaded.train, train, encoder)
     schedule = settings.resolve(
         spec.hyperparameters,
         num_examples=len(loaded.train),
@@ -150,10 +151,11 @@ def _prepare(spec: TrainingSpec, child: Child, loaded: Loaded) -> Prepared:
     for warning in schedule.warnings:
         child.events.log(warning, level="warning")
     model = adapter.wrap(base, spec.method, name=loaded.name)
+    image = image_options.document(base.processor)
     settled = {
         "hyperparameters": schedule.document(),
         "method": adapter.document(spec.method, model),
-        "image": image_options.document(base.processor),
+        "image": image,
         "data": totals.document(),
     }
     origin = provenance.collect(
@@ -165,6 +167,9 @@ def _prepare(spec: TrainingSpec, child: Child, loaded: Loaded) -> Prepared:
     )
     child.events.emit(Resolved(settings=settled, provenance=origin))
     child.events.log(totals.sentence(context_tokens=limits.context_tokens))
+    saving = saving_sentence(loaded.train, encoder, tokens=totals.tokens, image=image, asked=spec.image)
+    if saving is not None:
+        child.events.log(saving)
     child.events.log(schedule.sentence())
     identity, resumed = Identity.of(settled, origin), None
     if spec.resume_from is not None:

@@ -51,6 +51,7 @@ def load_ruler(name: str, *, models_dir: Path, image: ImageOptions) -> BaseRuler
         longest_token_chars=_longest_token_chars(base.processor),
         longest_edge_px=cutting.longest_edge_px,
         is_split=cutting.is_split,
+        is_upscaled=cutting.is_upscaled,
     )
     return BaseRuler(facts, TokenRuler(base.processor, base.family))
 

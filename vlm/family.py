@@ -20,6 +20,10 @@ Pixels = Mapping[str, torch.Tensor]  # one image as a family's vision tower take
 class ImageRule(Protocol):
     """How large an image becomes, by its sides alone."""
 
+    def num_tiles(self, height_px: int, width_px: int) -> int:
+        """Return into how many tiles an image is cut; 1 where it is not."""
+        ...
+
     def num_tokens(self, height_px: int, width_px: int) -> int:
         """Return how many tokens an image becomes, structural ones included."""
         ...

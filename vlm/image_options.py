@@ -1,11 +1,14 @@
 """How pictures are cut for a base: what a caller may choose, and how it is set on a processor. Torch-free."""
 
+import copy
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from core.errors import FailureCode, WorkFailed
-from vlm.cutting import GRID, Cutting
+from vlm.cutting import GRID, MAX_SIDE_PX, UPSCALE, Cutting
+
+MIN_EDGE_PX = 32
 
 
 class ImageOptions(BaseModel):
@@ -15,11 +18,17 @@ class ImageOptions(BaseModel):
 
     longest_edge: int | None = Field(
         None,
-        ge=32,
-        le=4096,
-        description="pixels; every picture is scaled to it, up or down: with split, more is more tiles",
+        ge=MIN_EDGE_PX,
+        le=MAX_SIDE_PX,
+        description="pixels; every picture is scaled to it (up only with upscale): with split, more is more tiles",
     )
     split: bool | None = Field(None, description="cut large pictures into tiles (more image tokens, finer detail)")
+    upscale: bool | None = Field(
+        None,
+        description="false: with split, a small picture is only scaled up until it fills the tiles that it needs, at 512 px "
+        "100 x 100 to one tile instead of 17; fewer tokens, but not what the base model was trained on. Unset keeps the "
+        "base model's own, for SmolVLM true",
+    )
 
 
 def apply(options: ImageOptions, processor: Any) -> None:
@@ -35,6 +44,10 @@ def apply(options: ImageOptions, processor: Any) -> None:
         cutter.size = type(cutter.size)(longest_edge=options.longest_edge)
     if options.split is not None:
         cutter.do_image_splitting = options.split
+    if options.upscale is False:
+        setattr(cutter, UPSCALE, False)
+    elif options.upscale and hasattr(cutter, UPSCALE):
+        delattr(cutter, UPSCALE)  # so that what is cut alike has one digest
     cutting = Cutting.of(processor)
     if not cutting.is_within_grid:
         raise WorkFailed(
@@ -45,12 +58,25 @@ def apply(options: ImageOptions, processor: Any) -> None:
         )
 
 
+def with_options(processor: Any, options: ImageOptions) -> Any:
+    """Return a copy of the processor with these options, and leave it as it is; tokenizer and template are shared.
+
+    Raises:
+        WorkFailed: The base cannot cut images like this.
+    """
+    own = copy.copy(processor)
+    own.image_processor = copy.deepcopy(processor.image_processor)
+    apply(options, own)
+    return own
+
+
 def document(processor: Any) -> dict[str, Any]:
     """Return the image settings in force as JSON."""
     cutting = Cutting.of(processor)
     return {
         "longest_edge": cutting.longest_edge_px,
         "split": cutting.is_split,
+        "upscale": cutting.is_upscaled,
         "tile_px": cutting.tile_px,
         "image_tokens_per_tile": cutting.tokens_per_tile,
     }

@@ -32,6 +32,7 @@ class BaseFacts:
         longest_token_chars: No token is written with more characters; None where the tokenizer rewrites texts.
         longest_edge_px: Every image is scaled to it.
         is_split: Whether images are cut into tiles.
+        is_upscaled: Whether small images are scaled up to it.
     """
 
     id: str
@@ -41,6 +42,7 @@ class BaseFacts:
     longest_token_chars: int | None
     longest_edge_px: int
     is_split: bool
+    is_upscaled: bool
 
 
 class TemplateRefused(LensmithError):

@@ -61,7 +61,13 @@ class TiledFamily(Family):
 
     def cut(self, processor: Any, image: Image.Image) -> Pixels:
         """Return `pixel_values` (t, 3, h, w) and `pixel_attention_mask` (t, h, w): 1 where a tile shows image."""
-        out = processor.image_processor(images=[[image]], return_tensors="pt")
+        cutter, size = processor.image_processor, {}
+        sides = Cutting.of(processor).filled_sides(image.height, image.width)
+        if sides is not None:  # the processor would scale it up to its longest edge; of whole tiles it only cuts
+            height, width = sides
+            image = image.resize((width, height), cutter.resample)
+            size = {"size": {"longest_edge": max(sides)}}
+        out = cutter(images=[[image]], return_tensors="pt", **size)
         return {name: out[name][0] for name in ("pixel_values", "pixel_attention_mask")}
 
     def join(self, rows: Sequence[Sequence[Pixels]]) -> dict[str, torch.Tensor]:

@@ -51,8 +51,9 @@ class Wishes:
 def _image_options(
     longest_edge: Annotated[int | None, Form(ge=32, le=4096, description="image.longest_edge of a job")] = None,
     split: Annotated[bool | None, Form(description="image.split of a job")] = None,
+    upscale: Annotated[bool | None, Form(description="image.upscale of a job")] = None,
 ) -> ImageOptions:
-    return ImageOptions(longest_edge=longest_edge, split=split)
+    return ImageOptions(longest_edge=longest_edge, split=split, upscale=upscale)
 
 
 def _wishes(
@@ -68,7 +69,9 @@ def _wishes(
         name=name,
         columns=parse_columns(columns) if columns else None,
         on_bad_row=on_bad_row,
-        measuring=measuring(base_model, image, pointer="#/split" if image.longest_edge is None else "#/longest_edge"),
+        measuring=measuring(
+            base_model, image, pointer=next((f"#/{name}" for name, value in image if value is not None), "#")
+        ),
     )
 
 

@@ -72,6 +72,7 @@ class PreviewImageOptions(BaseModel):
 
     longest_edge: int
     split: bool
+    upscale: bool
     tile_px: int
     image_tokens_per_tile: int
 

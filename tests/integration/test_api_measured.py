@@ -46,8 +46,8 @@ class TestOverServing:
         return with_serving
 
     def test_the_report_says_of_all_rows_what_tokens_says(self, client, upload):
-        image = {"longest_edge": 96, "split": True}
-        dataset = upload(lengths(), "a.zip", base_model="tiny", longest_edge="96", split="true")
+        image = {"longest_edge": 96, "split": True, "upscale": False}
+        dataset = upload(lengths(), "a.zip", base_model="tiny", longest_edge="96", split="true", upscale="false")
         assert (dataset["state"], dataset["base_model"], dataset["image"]) == ("ready", "tiny", image)
         told = client.get(f"/datasets/{dataset['id']}/report").json()["statistics"]["tokens"]
         counted = count_tokens(client, dataset["id"], **image)
@@ -56,7 +56,7 @@ class TestOverServing:
             assert told[name] == counted[name] | {"min": told[name]["min"]}
         assert told["learned_ratio"] == counted["learned_ratio"]
         assert (told["base_model"], told["context_tokens"]) == ("tiny", counted["context_tokens"])
-        assert (told["longest_edge"], told["split"]) == (96, True)
+        assert (told["longest_edge"], told["split"], told["upscale"]) == (96, True, False)
 
 
 def test_a_row_that_a_job_would_refuse_refuses_the_set_or_is_skipped(client, upload):
@@ -94,6 +94,7 @@ def test_a_name_that_is_no_base_is_refused_at_once_in_the_words_of_a_job(client,
         ({"base_model": "tiny", "split": "maybe"}, "split"),
         ({"longest_edge": "96"}, "#/longest_edge"),
         ({"split": "false"}, "#/split"),
+        ({"upscale": "false"}, "#/upscale"),
         ({"base_model": "a" * 501}, "base_model"),
     ],
 )
@@ -122,7 +123,10 @@ class TestOfASource:
         asked = {"source": "s3://open/a.zip", "base_model": "tiny", "image": {"split": False}}
         made = client.post("/datasets", json=asked)
         assert made.status_code == 202, made.text
-        assert (made.json()["base_model"], made.json()["image"]) == ("tiny", {"longest_edge": None, "split": False})
+        assert (made.json()["base_model"], made.json()["image"]) == (
+            "tiny",
+            {"longest_edge": None, "split": False, "upscale": None},
+        )
 
     @pytest.mark.parametrize(
         ("asked", "pointer"),
@@ -130,7 +134,8 @@ class TestOfASource:
             ({"base_model": "no-such-base"}, "#/base_model"),
             ({"image": {"split": True}}, "#/image"),
             ({"base_model": "tiny", "image": {"longest_edge": 8}}, "#/image/longest_edge"),
-            ({"base_model": "tiny", "image": {"upscale": True}}, "#/image/upscale"),
+            ({"base_model": "tiny", "image": {"upscale": "perhaps"}}, "#/image/upscale"),
+            ({"base_model": "tiny", "image": {"crop": True}}, "#/image/crop"),
         ],
     )
     def test_what_is_wrong_with_it_is_pointed_at(self, client, asked, pointer):

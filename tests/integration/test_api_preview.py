@@ -118,7 +118,9 @@ def test_a_row_is_shown_as_the_base_sees_it(client, dataset):
     assert sum(token["count"] for token in seen["tokens"]) == seen["num_tokens"]
     (image,) = seen["images"]
     assert (image["rows"], image["columns"], image["num_tiles"], len(image["tiles"])) == (2, 2, 5, 5)
-    assert seen["image"] == {"longest_edge": 64, "split": True, "tile_px": 32, "image_tokens_per_tile": 4}
+    cut = {"longest_edge": 64, "split": True, "upscale": True, "tile_px": 32, "image_tokens_per_tile": 4}
+    assert seen["image"] == cut
+    assert preview(client, dataset, longest_edge=64, split=True, upscale=False)["image"] == cut | {"upscale": False}
     assert preview(client, dataset)["images"][0]["num_tiles"] == 1
 
 

@@ -21,7 +21,7 @@ def test_the_child_is_told_the_container_the_mapping_of_columns_and_the_base(api
         upload_bytes=1,
         columns={"image": "img_path"},
         base_model="tiny",
-        image={"longest_edge": 64, "split": None},
+        image={"longest_edge": 64, "split": None, "upscale": False},
     )
     storage = Storage.from_url((tmp_path / "storage").as_uri())
     storage.put_bytes(dataset.upload_key, b"x")
@@ -33,6 +33,6 @@ def test_the_child_is_told_the_container_the_mapping_of_columns_and_the_base(api
     attempt = attempt_of(claim, api_database, settings)
     spec = validation_of(Rooms(api_database, storage, settings.layout), settings).prepare(attempt, tmp_path)
     assert (spec["container"], spec["columns"]) == ("tar", {"image": "img_path"})
-    assert (spec["base_model"], spec["image"]) == ("tiny", {"longest_edge": 64, "split": None})
+    assert (spec["base_model"], spec["image"]) == ("tiny", {"longest_edge": 64, "split": None, "upscale": False})
     assert spec["models_dir"] == str(settings.layout.models)
     assert (tmp_path / "upload").read_bytes() == b"x"

@@ -253,7 +253,15 @@ def varied(make):
     return make.zip(files | {"a.jsonl": make.lines(rows)}), len(rows)
 
 
-@pytest.mark.parametrize("image", [{}, {"longest_edge": 96, "split": True}, {"longest_edge": 100, "split": False}])
+@pytest.mark.parametrize(
+    "image",
+    [
+        {},
+        {"longest_edge": 96, "split": True},
+        {"longest_edge": 192, "split": True, "upscale": False},
+        {"longest_edge": 100, "split": False},
+    ],
+)
 def test_every_row_measures_what_training_encodes_and_so_do_the_figures(
     make, check, ruler, models_dir, base_name, image, tmp_path
 ):
@@ -288,7 +296,16 @@ def test_the_figures_are_written_with_the_report(make, check, ruler, tmp_path):
     check(make.good_zip(20), ruler=ruler())
     tokens = json.loads((tmp_path / "out/report.json").read_text())["statistics"]["tokens"]
     assert (tokens["base_model"], tokens["longest_edge"], tokens["split"]) == ("tiny", 32, False)
+    assert tokens["upscale"] is True
     assert tokens["tokens"]["max"] > tokens["image_tokens"]["max"] == 7
+
+
+def test_small_images_that_are_left_small_are_measured_so(make, check, ruler):
+    image = {"longest_edge": 192, "split": True}
+    small = check(make.good_zip(20), ruler=ruler(**image, upscale=False), out="small").statistics.tokens
+    published = check(make.good_zip(20), ruler=ruler(**image), out="published").statistics.tokens
+    assert (small.upscale, published.upscale) == (False, True)
+    assert small.image_tokens.max < published.image_tokens.min
 
 
 def test_image_options_that_the_base_cannot_have_are_its_failure_with_the_largest_edge(ruler):

@@ -132,16 +132,16 @@ def test_a_folder_is_sent_as_a_zip_under_its_name_with_its_mapping(server, run, 
 def test_the_base_to_measure_for_goes_along_as_a_form_and_as_json(server, run, tmp_path):
     (tmp_path / "a.jsonl").write_text("{}\n")
     server.reply = (200, DATASET | {"state": "ready", "failure": None, "base_model": "tiny"})
-    measured = ("--base-model", "tiny", "--longest-edge", "96", "--no-split")
+    measured = ("--base-model", "tiny", "--longest-edge", "96", "--no-split", "--no-upscale")
     status, printed, _ = run("datasets", "upload", str(tmp_path / "a.jsonl"), *measured)
     assert (status, json.loads(printed)["base_model"]) == (0, "tiny")
-    for name, value in (("base_model", "tiny"), ("longest_edge", "96"), ("split", "false")):
+    for name, value in (("base_model", "tiny"), ("longest_edge", "96"), ("split", "false"), ("upscale", "false")):
         assert f'name="{name}"\r\n\r\n{value}\r\n'.encode() in server.body
     assert run("datasets", "create", "s3://open/a.zip", *measured)[0] == 0
     assert json.loads(server.body) == {
         "source": "s3://open/a.zip",
         "base_model": "tiny",
-        "image": {"longest_edge": 96, "split": False},
+        "image": {"longest_edge": 96, "split": False, "upscale": False},
     }
 
 

@@ -101,7 +101,18 @@ def test_the_command_asks_for_what_it_was_given(server, run, monkeypatch):
     asked = []
     handler = server.RequestHandlerClass
     monkeypatch.setattr(handler, "do_GET", lambda self, get=handler.do_GET: (asked.append(self.path), get(self)))
-    options = ("--base-model", "a/b", "--row", "7", "--longest-edge", "64", "--no-split", "--file", "a.jsonl")
+    options = (
+        "--base-model",
+        "a/b",
+        "--row",
+        "7",
+        "--longest-edge",
+        "64",
+        "--no-split",
+        "--no-upscale",
+        "--file",
+        "a.jsonl",
+    )
     status, printed, _ = run("datasets", "preview", "ds_1", *options)
     assert status == 0
     assert TRAP in printed
@@ -112,6 +123,7 @@ def test_the_command_asks_for_what_it_was_given(server, run, monkeypatch):
         "row": ["7"],
         "longest_edge": ["64"],
         "split": ["false"],
+        "upscale": ["false"],
         "file": ["a.jsonl"],
     }
 

@@ -18,6 +18,7 @@ from ingest.report import Report
 from ingest.skipped import OnBadRow
 from ingest.validate import validate
 from ops.apart import validate_apart
+from ops.check import describe
 from ops.cli import app
 from tests.unit.ingest.conftest import Make
 from tests.unit.ingest.elsewhere import serving
@@ -172,17 +173,21 @@ def test_rows_are_measured_for_a_base_and_the_figures_told(run, folder, data_dir
 
 def test_a_row_that_a_job_would_refuse_is_told_in_the_words_of_the_report(run, folder, data_dir, tmp_path):
     add_rows(folder, {"image": "images/0.png", "question": "x" * 1024, "answer": "y"})
-    asked = ("--base-model", "tiny", "--split", "--longest-edge", 96)
+    asked = ("--base-model", "tiny", "--split", "--longest-edge", 96, "--no-upscale")
     status, printed, _ = run(folder, *asked)
     assert status == 3
     assert 'error example_too_long (1) row 21 of "train.jsonl"' in printed
-    assert "tokens, 65 of them for its images" in printed
+    assert "tokens, 7 of them for its images" in printed
     status, printed, _ = run(folder, *asked, "--skip-bad-rows", "--json")
     assert status == 0
-    ruler = load_ruler("tiny", models_dir=data_dir / "cache/models", image=ImageOptions(longest_edge=96, split=True))
+    image = ImageOptions(longest_edge=96, split=True, upscale=False)
+    ruler = load_ruler("tiny", models_dir=data_dir / "cache/models", image=image)
     (tmp_path / "out").mkdir()
     options = Options(ruler=ruler, on_bad_row=OnBadRow.SKIP)
-    assert Report.model_validate_json(printed) == validate(folder, Container.FOLDER, tmp_path / "out", options)
+    report = validate(folder, Container.FOLDER, tmp_path / "out", options)
+    assert Report.model_validate_json(printed) == report
+    told = [line.plain for line in describe(report)]
+    assert "tokens of the good rows for tiny, images cut into tiles at 96 px, small ones not scaled up" in told
 
 
 def test_a_base_that_cannot_be_had_ends_with_one_and_says_what_to_do(run, folder, data_dir):

@@ -80,6 +80,15 @@ def test_the_tiles_show_what_is_cut_row_by_row_and_the_whole_at_last(client, sto
         assert is_near(tile, colour)
 
 
+def test_small_images_that_are_left_small_are_shown_so(client, stored):
+    body = body_of(stored(Image.new("RGB", (50, 30), "red")), longest_edge=128, split=True, upscale=False)
+    seen = preview(client, body)
+    (cut,) = seen["images"]
+    assert (cut["rows"], cut["columns"], cut["num_tiles"], len(cut["tiles"])) == (1, 2, 3, 3)
+    assert seen["image"]["upscale"] is False
+    assert seen["num_image_tokens"] == cut["num_tokens"]
+
+
 def test_the_tiles_of_several_images_are_not_mixed_up(client, stored):
     red, wide = stored(Image.new("RGB", (64, 64), "red")), stored(Image.new("RGB", (96, 32), "blue"))
     first, second = preview(client, body_of(red, wide, longest_edge=96, split=True))["images"]

@@ -97,6 +97,13 @@ def test_only_a_sample_is_measured(client, store):
     assert counted["tokens"]["max"] - counted["tokens"]["p50"] == 50
 
 
+def test_small_images_that_are_left_small_are_counted_so(client, store):
+    store(("why?", "so", (50, 30), 1))
+    image = {"longest_edge": 128, "split": True}
+    published, small = (count(client, image=image | {"upscale": each})["image_tokens"]["max"] for each in (None, False))
+    assert (published, small) == (13 * 4 + 12 * 2 + 3 + 3 + 1, 3 * 4 + 2 * 2 + 1 + 3 + 1)
+
+
 def test_image_options_that_the_base_cannot_have_are_pointed_at(client, store):
     store(("what?", "red", None, 1))
     problem = count(client, status=422, image={"longest_edge": 193, "split": True})

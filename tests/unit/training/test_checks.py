@@ -9,8 +9,12 @@ from vlm.ruler import Limits
 
 
 @pytest.fixture
-def check(load, encoder_of):
-    base = load()
+def base(load):
+    return load()
+
+
+@pytest.fixture
+def check(base, encoder_of):
 
     def check(*rows, context_tokens=None, check_stop=lambda: None):
         limits = Limits.of(base)
@@ -59,20 +63,23 @@ def test_a_row_with_more_images_than_places_is_refused(check, album):
     assert refused(check, row) == "Row 5 has 0 images and 1 places for them."
 
 
-def test_totals_add_up_over_all_rows(check, album):
+def test_totals_add_up_over_all_rows(check, album, base, encoder_of):
     one, two = album.question("a?", "b", images=1), album.question("c?", "defg", images=2)
     alone = [*check(one), *check(two)]
-    both = checks.Totals.of([one, two], check(one, two))
+    both = checks.Totals.of([one, two], check(one, two), encoder_of(base))
     assert both.tokens == sum(each.tokens for each in alone)
     assert both.labelled_tokens == sum(each.labelled_tokens for each in alone)
     assert (both.num_images, both.image_tokens_per_image) == (3, 7)
     assert both.supervised_ratio == both.labelled_tokens / both.tokens
-    assert "7 tokens per image" in both.sentence(context_tokens=1024)
+    assert "; 1 tile and 7 tokens per image; " in both.sentence(context_tokens=1024)
 
 
-def test_totals_without_images_have_no_tokens_per_image(check, album):
+def test_totals_without_images_have_no_tokens_per_image(check, album, base, encoder_of):
     row = album.question("a?", "b")
-    assert checks.Totals.of([row], check(row)).image_tokens_per_image == 0
+    totals = checks.Totals.of([row], check(row), encoder_of(base))
+    assert totals.image_tokens_per_image == 0
+    assert "; no images; " in totals.sentence(context_tokens=1024)
+    assert not {"tiles_per_image", "tokens_per_image", "images"} & totals.document().keys()
 
 
 def test_measuring_stops_when_asked_to(check, album):

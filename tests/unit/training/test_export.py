@@ -6,6 +6,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
+from transformers import AutoProcessor
 
 from core.errors import FailureCode, WorkFailed
 from tests.engine import alone, collator_of, pixel_vision
@@ -59,6 +60,20 @@ def test_the_processor_cuts_images_as_training_did(published):
     folder = published(image={"longest_edge": 96, "split": True})
     cutter = json.loads((folder / "processor_config.json").read_text())["image_processor"]
     assert (cutter["size"]["longest_edge"], cutter["do_image_splitting"]) == (96, True)
+
+
+def test_an_adapter_that_leaves_small_images_small_says_so_to_other_servers(published):
+    folder = published(image={"longest_edge": 96, "split": True, "upscale": False})
+    cutter = AutoProcessor.from_pretrained(folder).image_processor
+    assert cutter.do_upscale is False
+    card = (folder / "README.md").read_text()
+    assert "## Small images" in card
+    assert "such as vLLM, ignore that setting: they scale every image up to 96 pixels" in card
+    assert "| image.upscale | False |" in card
+
+
+def test_a_card_speaks_of_small_images_only_where_it_matters(published):
+    assert "## Small images" not in (published(image={"split": False, "upscale": False}) / "README.md").read_text()
 
 
 def test_the_card_and_the_provenance_tell_where_it_came_from(published):

@@ -74,6 +74,8 @@ def test_a_run_tells_its_phases_its_settings_and_its_result(album, spec, run):
     assert resolved.settings["hyperparameters"]["batch_size"] == 4
     assert resolved.settings["method"]["quantization"] == "nf4"
     assert resolved.settings["data"]["image_tokens_per_image"] == 7
+    assert resolved.settings["data"]["tiles_per_image"] == {"min": 1, "median": 1, "max": 1}
+    assert resolved.settings["data"]["tokens_per_image"] == {"min": 7, "median": 7, "max": 7}
     assert resolved.provenance["dataset_digest"] == "d1"
     assert resolved.provenance["seed"] == 7
     assert resolved.provenance["base_model"]["revision"] == result["base_revision"]
@@ -81,6 +83,30 @@ def test_a_run_tells_its_phases_its_settings_and_its_result(album, spec, run):
     assert any("7 tokens per image" in event.message for event in child_run.events if event.type == "log")
     assert result["peak_memory_bytes"] > 0
     assert 0 < result["supervised_tokens_ratio"] < 1
+
+
+def test_tiles_tokens_and_what_could_be_saved_are_told_before_the_first_step(album, spec, run):
+    names = [album.image("red", size) for size in ((30, 30), (50, 30), (128, 128), (30, 30))]
+    album.write(*(album.example(("user", f"@{name}", "?"), ("assistant", "red")) for name in names))
+    asked = spec(hyperparameters={"max_steps": 1}, image={"longest_edge": 128, "split": True})
+    child_run = run()
+    pipeline.fine_tune(asked, child_run.child)
+    kinds = [event.type for event in child_run.events]
+    before = [event for event in child_run.events[: kinds.index("metric")] if event.type == "log"]
+    assert any("13 to 17 tiles (median 17) and 83 to 108 tokens (median 108) per image" in e.message for e in before)
+    (saving,) = [event.message for event in before if "would leave" in event.message]
+    assert "image.upscale false would leave" in saving
+    assert "image.longest_edge" not in saving, "it was asked for"
+
+    small_run = run("small")
+    small = asked.model_copy(update={"image": asked.image.model_copy(update={"upscale": False})})
+    pipeline.fine_tune(small, small_run.child)
+    (resolved,) = [event for event in small_run.events if event.type == "resolved"]
+    assert resolved.settings["image"]["upscale"] is False
+    assert resolved.settings["data"]["tiles_per_image"] == {"min": 1, "median": 1, "max": 17}
+    promised = int(saving.split("would leave ")[1].split()[0].replace(",", ""))
+    assert resolved.settings["data"]["tokens"] == promised
+    assert not any("would leave" in event.message for event in small_run.events if event.type == "log")
 
 
 def test_validation_runs_after_each_epoch_and_once_at_the_end(album, spec, run):
