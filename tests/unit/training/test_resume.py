@@ -6,6 +6,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
+from peft import get_peft_model_state_dict
+from safetensors.torch import save_file
 
 from core.child import StopRequested
 from core.errors import FailureCode, WorkFailed
@@ -13,7 +16,7 @@ from core.events import Checkpoint, parse
 from tests.unit.training.conftest import Album, Run
 from tests.unit.training.test_pipeline import digest, losses, stop_after
 from training import adapter, pipeline, saver
-from training.checkpoint import CHECKPOINTS_FOLDER
+from training.checkpoint import CHECKPOINTS_FOLDER, WEIGHTS_FILE
 from training.spec import TrainingSpec
 from training.trainer import Trainer
 
@@ -212,11 +215,18 @@ def test_a_stop_within_a_step_gives_the_half_step_up(scene, uninterrupted, monke
     "asked",
     [
         {"method": {"dropout": 0.3, "quantization": "int8"}},
-        {"hyperparameters": ASKED["hyperparameters"] | {"optimizer": "adamw_8bit", "lr_scheduler": "cosine"}},
+        {
+            "method": {"dropout": 0.3, "use_dora": True},
+            "hyperparameters": ASKED["hyperparameters"] | {"optimizer": "adamw_8bit", "lr_scheduler": "cosine"},
+        },
+        {
+            "method": {"type": "lora", "init": "pissa"},
+            "hyperparameters": ASKED["hyperparameters"] | {"neftune_alpha": 5, "loraplus_lr_ratio": 4},
+        },
     ],
-    ids=["int8", "adamw_8bit"],
+    ids=["int8", "DoRA and an 8-bit optimizer", "PiSSA, LoRA+ and NEFTune"],
 )
-def test_what_is_quantized_goes_on_exactly_too(scene, asked):
+def test_other_adapters_and_optimizers_go_on_exactly_too(scene, asked):
     whole = scene.run(**asked)
     part = scene.stopped(5, **asked)
     rest = scene.go_on(part, **asked)
@@ -230,6 +240,23 @@ def test_a_resumed_run_that_is_stopped_before_its_first_step_saves_nothing_new(s
     assert told(again.metrics) == [(4, True)]
     assert saved(again) == []
     assert figures(again.metrics).items() <= figures(uninterrupted.metrics).items()
+
+
+def test_a_finished_run_that_is_stopped_before_it_is_published_saves_nothing_new(scene):
+    again = scene.new()
+    emit = again.child.events.emit
+
+    def emit_and_stop(event):
+        emit(event)
+        if event.type == "log" and "goes on after step 11" in event.message:
+            again.child.stop.set()
+
+    again.child.events.emit = emit_and_stop
+    with pytest.raises(StopRequested):
+        pipeline.fine_tune(
+            scene.spec(resume_from=scene.stopped_once(11).child.staging / CHECKPOINTS_FOLDER), again.child
+        )
+    assert saved(again) == []
 
 
 def test_without_a_whole_checkpoint_a_run_begins_at_its_first_step_and_says_so(scene, uninterrupted):
@@ -292,5 +319,17 @@ def test_an_adapter_that_did_not_arrive_is_noticed(scene, uninterrupted, load):
         saver.check_loaded(model, folder)
     model.load_adapter(folder, "default", is_trainable=True)
     saver.check_loaded(model, folder)
+
+
+def test_an_adapter_in_another_type_is_noticed_although_its_numbers_are_the_same(scene, load, tmp_path):
+    model = adapter.wrap(load("nf4"), scene.spec().method, name="tiny")
+    ones = {name: torch.ones_like(tensor) for name, tensor in weights_of(model).items()}
+    save_file(ones, tmp_path / WEIGHTS_FILE)
+    model.load_adapter(tmp_path, "default", is_trainable=True)
+    saver.check_loaded(model, tmp_path)
     with pytest.raises(WorkFailed, match="did not arrive"):
-        saver.check_loaded(model.bfloat16(), folder)
+        saver.check_loaded(model.bfloat16(), tmp_path)
+
+
+def weights_of(model):
+    return get_peft_model_state_dict(model, save_embedding_layers=False)
