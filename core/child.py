@@ -2,11 +2,15 @@
 
 A child gets its spec as a JSON file, writes only to its staging folder, speaks `core.events`, finds no credentials in
 its environment (but the Hub's token where it reads the Hub), and dies with its supervisor.
+
+A piece of work may be done by several such processes (`training.launch`). The first hears `stop`, and the work tells the
+others; each dies with the launcher, and one that leaves before the end takes the others with it.
 """
 
 import argparse
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -18,7 +22,10 @@ from typing import Any
 
 from core.errors import FailureCode, WorkFailed
 from core.events import Emitter, Failure, Hello, Result, Stopped
-from core.process import die_with_parent
+from core.process import die_with_parent, is_launched, rank
+
+# How gloo says that the process at the other end of a connection has died.
+_LOST_PEER = re.compile(r"Connection (?:closed|reset) by peer|Broken pipe")
 
 
 class StopRequested(Exception):
@@ -43,27 +50,61 @@ class Child:
 def run_child(work: Callable[[Child], dict[str, Any]]) -> int:
     """Run `work` as this process and return its exit status.
 
-    The work returns the data of its `result` event. Exit status: 0 result or stopped, 1 failure.
+    The work returns the data of its `result` event. Exit status: 0 result or stopped, 1 failure; of several processes
+    one that stopped returns 1 as well, because torchrun lets the others wait for one that returned 0.
     """
     die_with_parent()
-    arguments = _parse_arguments()
-    events, stop = Emitter(arguments.events_fd), threading.Event()
+    arguments = parse_arguments()
+    events, stop = Emitter(_events_fd(arguments.events_fd), failures_only=rank() > 0), threading.Event()
     events.emit(Hello(pid=os.getpid()))
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    threading.Thread(target=_listen, args=(stop,), daemon=True).start()
+    signal.signal(signal.SIGTERM, lambda *_: _hear_sigterm(stop))
+    if rank() == 0:  # one line is read by one process
+        threading.Thread(target=_listen, args=(stop,), daemon=True).start()
     child = Child(spec=json.loads(arguments.spec.read_text()), staging=arguments.staging, events=events, stop=stop)
     try:
         events.emit(Result(data=work(child)))
     except StopRequested:
         events.emit(Stopped())
+        return int(is_launched())
     except WorkFailed as failed:
         events.emit(Failure(code=failed.code, detail=failed.detail, remedy=failed.remedy, retryable=failed.retryable))
         return 1
     except Exception as error:  # noqa: BLE001 - the edge of the process: everything becomes a failure event
         traceback.print_exc()
-        events.emit(_unexpected(error))
+        if not _is_because_of_another(error):
+            events.emit(_unexpected(error))
         return 1
     return 0
+
+
+def _hear_sigterm(stop: threading.Event) -> None:
+    """Stop; of several processes leave without a word when nobody asked: torchrun says that another one has failed.
+
+    A supervisor asks first, and the others wait for what the first one makes of it.
+    """
+    if not is_launched():
+        stop.set()
+    elif rank() == 0 and not stop.is_set():
+        os._exit(1)
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Return what every child is started with: `spec`, `staging`, `events_fd`."""
+    parser = argparse.ArgumentParser(description="Run one piece of leased work; started by a worker.")
+    parser.add_argument("--spec", type=Path, required=True, help="the JSON file that says what to do")
+    parser.add_argument("--staging", type=Path, required=True, help="the only folder that is written to")
+    parser.add_argument("--events-fd", type=int, required=True, help="the pipe for events")
+    return parser.parse_args()
+
+
+def _events_fd(number: int) -> int:
+    """Return the pipe for events; torchrun closes it for the processes that it starts, and keeps it open itself."""
+    return os.open(f"/proc/{os.getppid()}/fd/{number}", os.O_WRONLY) if is_launched() else number
+
+
+def _is_because_of_another(error: Exception) -> bool:
+    """Tell whether the work broke because another of its processes is gone; that one has said why, or its status does."""
+    return is_launched() and (type(error).__name__.startswith("Dist") or _LOST_PEER.search(str(error)) is not None)
 
 
 def _unexpected(error: Exception) -> Failure:
@@ -89,11 +130,3 @@ def _listen(stop: threading.Event) -> None:
             stop.set()
             return
     stop.set()
-
-
-def _parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Run one piece of leased work; started by a worker.")
-    parser.add_argument("--spec", type=Path, required=True, help="the JSON file that says what to do")
-    parser.add_argument("--staging", type=Path, required=True, help="the only folder that is written to")
-    parser.add_argument("--events-fd", type=int, required=True, help="the pipe for events")
-    return parser.parse_args()

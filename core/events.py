@@ -140,14 +140,20 @@ def parse(line: bytes) -> ChildEvent:
 
 
 class Emitter:
-    """Writes events to a file descriptor, whole lines, from any thread."""
+    """Writes events to a file descriptor, whole lines, from any thread.
 
-    def __init__(self, fd: int) -> None:
+    Of several processes of one piece of work the first speaks; of the others only failures are heard.
+    """
+
+    def __init__(self, fd: int, *, failures_only: bool = False) -> None:
         self._fd = fd
+        self._failures_only = failures_only
         self._lock = threading.Lock()
 
     def emit(self, event: ChildEvent) -> None:
         """Write one event."""
+        if self._failures_only and not isinstance(event, Failure):
+            return
         line = _CHILD_EVENT.dump_json(_finite(event), exclude_none=False) + b"\n"
         with self._lock:
             view = memoryview(line)

@@ -35,13 +35,27 @@ def calm_threads() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-def use_one_gpu() -> None:
-    """Let this process see the first GPU only; call it before torch is imported.
+def rank() -> int:
+    """Return which of the processes of one piece of work this is, as torchrun says; 0 is the only one or the first."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def is_launched() -> bool:
+    """Tell whether this process is one of several that torchrun started."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def use_gpus(first: int, *, count: int) -> None:
+    """Let this process see `count` of the worker's GPUs, from the `first` on; call it before torch is imported.
 
     transformers wraps a model in `DataParallel` as soon as it sees two, and TRL 1.16 refuses that: on a machine with two
     GPUs no job would start. One worker per GPU sets `CUDA_VISIBLE_DEVICES` for its own.
     """
-    os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = [str(number) for number in range(first + count)] if visible is None else visible.split(",")
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names[first : first + count])
+    if is_launched():
+        os.environ["LOCAL_RANK"] = "0"  # accelerate takes the GPU of this number, and each process sees one
 
 
 def bound_address_space(size_bytes: int) -> None:

@@ -24,7 +24,9 @@ class Job(SQLModel, table=True):
     dataset_id: str = Field(foreign_key="dataset.id", max_length=64, index=True)
     dataset_digest: str = Field(max_length=64)
     seed: int
-    request: dict[str, Any] = Field(sa_type=sa.JSON, description="method, hyperparameters and image as asked")
+    request: dict[str, Any] = Field(
+        sa_type=sa.JSON, description="method, hyperparameters, image and resources as asked"
+    )
     settings: dict[str, Any] | None = Field(default=None, sa_type=sa.JSON, description="what `auto` came to")
     provenance: dict[str, Any] | None = Field(default=None, sa_type=sa.JSON)
     progress: dict[str, Any] | None = Field(default=None, sa_type=sa.JSON)

@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
-from training.batching import Budget, plan
+from training.batching import Budget
 from training.collator import Collator
+from training.distributed import ALONE, Group
 from training.loss import score
 from training.precision import autocast
 from vlm.precision import Precision
@@ -41,12 +42,14 @@ class Evaluator:
         lengths: Tokens of each of its examples.
         budget: What a forward pass may hold.
         precision: What the run computes in.
+        group: The processes that share the split.
     """
 
     collator: Collator
     lengths: Sequence[int]
     budget: Budget
     precision: Precision
+    group: Group = ALONE
 
     def run(self, model: Any, *, check_stop: Callable[[], None]) -> Evaluation:
         """Return the scores; leaves the model in the mode it was in, and draws no random numbers."""
@@ -60,12 +63,13 @@ class Evaluator:
     def _run(self, model: Any, check_stop: Callable[[], None]) -> Evaluation:
         place = next(model.parameters()).device
         loss, correct, tokens = 0.0, 0, 0
-        for micro_batch in plan(range(len(self.lengths)), self.lengths, self.budget):
+        for micro_batch, counts in self.group.plan(range(len(self.lengths)), self.lengths, self.budget):
             check_stop()
             batch = self.collator.batch(micro_batch)
             with torch.no_grad(), autocast(place, self.precision):
                 scored = score(model, batch)
-            loss += float(scored.loss_sum)
-            correct += scored.num_correct
-            tokens += scored.num_tokens
-        return Evaluation(loss=loss / tokens, token_accuracy=correct / tokens, num_tokens=tokens)
+            loss += counts * float(scored.loss_sum)
+            correct += counts * scored.num_correct
+            tokens += counts * scored.num_tokens
+        loss, all_correct, all_tokens = self.group.total(loss, correct, tokens)
+        return Evaluation(loss=loss / all_tokens, token_accuracy=all_correct / all_tokens, num_tokens=int(all_tokens))

@@ -35,18 +35,38 @@ class Verified:
     is_noop: bool
 
 
-def write(model: Any, folder: Path, *, processor: Any, card: Card, provenance: dict[str, Any]) -> None:
-    """Write the PEFT layout, the processor with its image settings, the model card, and the provenance."""
-    write_adapter(model, folder)
+def write(
+    model: Any,
+    folder: Path,
+    *,
+    weights: dict[str, torch.Tensor],
+    processor: Any,
+    card: Card,
+    provenance: dict[str, Any],
+) -> None:
+    """Write the PEFT layout, the processor with its image settings, the model card, and the provenance.
+
+    Args:
+        model: The wrapped model.
+        folder: The folder to make.
+        weights: What was trained, by parameter name, whole.
+        processor: Of the base, as it cut images for training.
+        card: The model card.
+        provenance: Where the adapter came from.
+    """
+    write_adapter(model, folder, weights)
     _sort_config(folder / CONFIG_FILE)
     processor.save_pretrained(str(folder))
     (folder / CARD_FILE).write_text(card.render(), encoding="utf-8")
     (folder / PROVENANCE_FILE).write_text(_json(provenance), encoding="utf-8")
 
 
-def write_adapter(model: Any, folder: Path) -> None:
-    """Write PEFT's two files; an adapter that began by PiSSA as plain LoRA of the untouched base."""
-    model.save_pretrained(str(folder), save_embedding_layers=False)
+def write_adapter(model: Any, folder: Path, weights: dict[str, torch.Tensor]) -> None:
+    """Write PEFT's two files; an adapter that began by PiSSA as plain LoRA of the untouched base.
+
+    `weights` is what was trained, by parameter name, whole.
+    """
+    model.save_pretrained(str(folder), state_dict=weights, save_embedding_layers=False)
     config = model.peft_config["default"]
     if config.init_lora_weights == "pissa":
         plain, tensors = pissa.as_plain_lora(

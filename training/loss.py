@@ -58,7 +58,7 @@ def _hidden_states(model: Any, inputs: dict[str, Any], head: torch.nn.Module, le
 
     def take(_head: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
         hidden_bsh = args[0]
-        taken.append(hidden_bsh[:, :-1][learned_bs])
+        taken.append(hidden_bsh[:, :-1][learned_bs.to(hidden_bsh.device)])
         return (hidden_bsh[:, :0],)
 
     with head.register_forward_pre_hook(take):
@@ -78,5 +78,6 @@ def _score_part(
 
 def _nll(head: torch.nn.Module, hidden_nh: torch.Tensor, targets_n: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     logits_nv = head(hidden_nh).float()
+    targets_n = targets_n.to(logits_nv.device)  # the head may lie on another GPU than the tokens
     correct = (logits_nv.detach().argmax(dim=-1) == targets_n).sum()
     return cross_entropy(logits_nv, targets_n, reduction="sum"), correct

@@ -15,10 +15,11 @@ from transformers import set_seed
 from core.child import Child
 from core.errors import FailureCode, WorkFailed
 from core.events import Phase, PhaseChanged, Resolved
-from training import adapter, checkpoint, checks, device, export, provenance, settings, trainer
+from training import adapter, checkpoint, checks, device, distributed, export, provenance, settings, trainer
 from training.card import Card
 from training.checkpoint import Checkpoint, Identity
 from training.collator import Collator
+from training.distributed import Group
 from training.encoding import Encoder
 from training.evaluate import Evaluator
 from training.features.choose import Wish, choose
@@ -46,12 +47,14 @@ class Loaded:
     Attributes:
         name: What the base is called outside of this machine: its Hub id if it has one.
         licence: Of its weights; `other` when we do not know.
+        group: The processes of the run.
     """
 
     name: str
     is_on_hub: bool
     licence: str
     base: LoadedBase
+    group: Group
     precision: Precision
     train: list[Example]
     validation: list[Example]
@@ -80,11 +83,18 @@ def fine_tune(spec: TrainingSpec, child: Child) -> dict[str, Any]:
         WorkFailed: The data, the base model or the numbers do not allow it.
         StopRequested: The supervisor asked to stop.
     """
+    with distributed.joined(spec.resources) as group:
+        return _fine_tune(spec, child, group)
+
+
+def _fine_tune(spec: TrainingSpec, child: Child, group: Group) -> dict[str, Any]:
     began = time.perf_counter()
     set_seed(spec.seed)
-    loaded = _load(spec, child)  # 1
+    loaded = _load(spec, child, group)  # 1
     prepared = _prepare(spec, child, loaded)  # 2
-    vision = _look(spec, child, loaded, prepared)  # 3
+    with group.first_goes_ahead():
+        vision = _look(spec, child, loaded, prepared)  # 3
+    child = group.agreed(child)
     progress = _train(spec, child, loaded, prepared, vision)  # 4
     progress.validate(prepared.model)  # 5
     metrics = _publish(spec, child, loaded, prepared, progress)  # 6
@@ -97,7 +107,7 @@ def fine_tune(spec: TrainingSpec, child: Child) -> dict[str, Any]:
     }
 
 
-def _load(spec: TrainingSpec, child: Child) -> Loaded:
+def _load(spec: TrainingSpec, child: Child, group: Group) -> Loaded:
     """Step 1: read the examples and load the base, in the precision that the device allows."""
     child.events.emit(PhaseChanged(phase=Phase.LOADING))
     train, validation = (read_examples(spec.dataset_dir, split=split) for split in ("train", "validation"))
@@ -108,12 +118,15 @@ def _load(spec: TrainingSpec, child: Child) -> Loaded:
             remedy='Give it rows of the split "train".',
         )
     precision = device.choose_precision(spec.hyperparameters.precision, child.events)
-    resolved = loading.resolve(spec.base_model, models_dir=spec.models_dir)
+    with group.first_goes_ahead():  # fetches or builds it; of several, transformers lets only the first write a model
+        resolved = loading.resolve(spec.base_model, models_dir=spec.models_dir)
     base = loading.load(
         resolved,
         quantization=spec.method.resolved_quantization,
         double_quantization=spec.method.resolved_double_quantization,
         dtype=loading.DTYPES[precision],
+        spread=spec.resources.parallelism == "model",
+        shardable=group.is_sharded,
     )
     image_options.apply(spec.image, base.processor)
     child.check_stop()
@@ -124,6 +137,7 @@ def _load(spec: TrainingSpec, child: Child) -> Loaded:
         is_on_hub=catalog.is_on_hub(name),
         licence=entry.licence if entry else "other",
         base=base,
+        group=group,
         precision=precision,
         train=train,
         validation=validation,
@@ -172,7 +186,7 @@ def _prepare(spec: TrainingSpec, child: Child, loaded: Loaded) -> Prepared:
         child.events.log(saving)
     child.events.log(schedule.sentence())
     identity, resumed = Identity.of(settled, origin), None
-    if spec.resume_from is not None:
+    if spec.resume_from is not None and not loaded.group.is_sharded:
         resumed = checkpoint.find(spec.resume_from, identity, versions=origin["versions"], events=child.events)
     return Prepared(
         model=model,
@@ -224,6 +238,7 @@ def _train(spec: TrainingSpec, child: Child, loaded: Loaded, prepared: Prepared,
             lengths=[measure.tokens for measure in prepared.validation],
             budget=schedule.budget,
             precision=schedule.precision,
+            group=loaded.group,
         )
     progress = Progress(child, schedule, evaluator)
     saver = Saver(
@@ -233,6 +248,7 @@ def _train(spec: TrainingSpec, child: Child, loaded: Loaded, prepared: Prepared,
         identity=prepared.identity,
         versions=prepared.provenance["versions"],
         resumed=prepared.resumed,
+        is_sharded=loaded.group.is_sharded,
     )
     loop = trainer.build(
         prepared.model,
@@ -242,6 +258,7 @@ def _train(spec: TrainingSpec, child: Child, loaded: Loaded, prepared: Prepared,
             measures=prepared.train,
             budget=schedule.budget,
             check_stop=child.check_stop,
+            group=loaded.group,
         ),
         schedule=schedule,
         seed=spec.seed,
@@ -263,6 +280,9 @@ def _publish(
         "trained_steps": progress.step,
         "trained_examples": prepared.schedule.num_trained(progress.step),
     }
+    weights = loaded.group.trained_weights(prepared.model)
+    if not loaded.group.is_first:
+        return metrics
     card = Card(
         name=spec.adapter_name,
         base_model=loaded.name,
@@ -275,7 +295,7 @@ def _publish(
     )
     folder = child.staging / export.ADAPTER_FOLDER
     origin = prepared.provenance | {"settings": prepared.settings, "metrics": metrics}
-    export.write(prepared.model, folder, processor=loaded.base.processor, card=card, provenance=origin)
+    export.write(prepared.model, folder, weights=weights, processor=loaded.base.processor, card=card, provenance=origin)
     verified = export.verify(folder, prepared.model, family=loaded.base.family, method=spec.method)
     if verified.is_noop:
         child.events.log("The adapter changes nothing: every update is zero. Train longer or faster.", level="warning")

@@ -35,6 +35,7 @@ class Saver(TrainerCallback):
         identity: Identity,
         versions: dict[str, str | None],
         resumed: Checkpoint | None = None,
+        is_sharded: bool = False,
     ) -> None:
         self._child = child
         self._schedule = schedule
@@ -42,6 +43,7 @@ class Saver(TrainerCallback):
         self._identity = identity
         self._versions = versions
         self._resumed = resumed
+        self._is_sharded = is_sharded  # each process holds a part of the optimizer's state: nothing is saved
         self._folder = child.staging / checkpoint.CHECKPOINTS_FOLDER
         self._saved_step = resumed.record.step if resumed else 0
         self._after_step: RandomState | None = None
@@ -80,6 +82,8 @@ class Saver(TrainerCallback):
         assert isinstance(control, TrainerControl)
         self._after_step = RandomState.now()
         step, schedule = state.global_step, self._schedule
+        if self._is_sharded:
+            return
         is_due = step % schedule.checkpoint_every == 0 or step % schedule.steps_per_epoch == 0
         control.should_save = is_due or step == schedule.total_steps
 
@@ -89,6 +93,10 @@ class Saver(TrainerCallback):
         self._save(self._loop)
 
     def _begin(self) -> None:
+        if self._is_sharded:
+            self._child.events.log(
+                "With resources.parallelism fsdp no checkpoints are saved; ddp saves them.", level="warning"
+            )
         record = self._resumed.record if self._resumed else None
         is_own = self._resumed is not None and self._resumed.path.parent.resolve() == self._folder.resolve()
         checkpoint.sweep(self._folder, last_step=self._saved_step if is_own else 0)
@@ -98,7 +106,7 @@ class Saver(TrainerCallback):
 
     def _save_last_step(self, loop: Trainer) -> None:
         """Save a run that was stopped, perhaps within a step: as it stood after the last whole step of this process."""
-        if self._after_step is not None and loop.state.global_step != self._saved_step:
+        if not self._is_sharded and self._after_step is not None and loop.state.global_step != self._saved_step:
             self._after_step.restore()
             self._save(loop)
 

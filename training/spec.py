@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from training.resources import Resources
 from vlm.image_options import ImageOptions
 from vlm.lora_scope import MODULE_NAME
 from vlm.precision import Precision, Quantization
@@ -136,7 +137,13 @@ class TrainingSpec(_Options):
     method: Method = Method()
     hyperparameters: Hyperparameters = Hyperparameters()
     image: ImageOptions = ImageOptions()
+    resources: Resources = Resources()
     features_dir: Path | None = Field(None, description="the feature cache; none: every step looks at its images")
     features_bytes: int = Field(0, ge=0, description="what the feature cache may hold, for all jobs together")
     adapter_name: str = Field("adapter", description="for the model card")
     resume_from: Path | None = Field(None, description="a folder of checkpoints; the newest whole one is gone on from")
+
+    @model_validator(mode="after")
+    def _shardable(self) -> Self:
+        self.resources.check_quantization(self.method.resolved_quantization)
+        return self

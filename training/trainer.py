@@ -18,8 +18,9 @@ from trl import SFTTrainer
 
 from training import adapter
 from training.arguments import arguments
-from training.batching import Budget, plan
+from training.batching import Budget
 from training.collator import Collator
+from training.distributed import ALONE, Group, shard, trains_beside_layers
 from training.loss import score
 from training.optimizer import loraplus
 from training.sampler import StepLoader
@@ -36,12 +37,14 @@ class Steps:
         measures: The size of every example.
         budget: What a forward pass may hold.
         check_stop: Raises when the run must stop; asked before each micro-batch, because a step can be long.
+        group: The processes that share each step.
     """
 
     collator: Collator
     measures: Sequence[Measure]
     budget: Budget
     check_stop: Callable[[], None]
+    group: Group = ALONE
 
 
 class Trainer(SFTTrainer):  # type: ignore[misc]  # trl is untyped
@@ -75,17 +78,18 @@ class Trainer(SFTTrainer):  # type: ignore[misc]  # trl is untyped
         model.train()
         examples = inputs["examples"]
         num_tokens = sum(self._steps.measures[example].labelled_tokens for example in examples)
-        micro_batches = plan(examples, self._lengths, self._steps.budget)
+        group = self._steps.group
+        micro_batches = group.plan(examples, self._lengths, self._steps.budget)
         losses = []
-        for number, micro_batch in enumerate(micro_batches, start=1):
+        for number, (micro_batch, counts) in enumerate(micro_batches, start=1):
             self._steps.check_stop()
             batch = self._steps.collator.batch(micro_batch)
             with self.maybe_activation_offload_context, self._sync(model, is_last=number == len(micro_batches)):
                 with self.compute_loss_context_manager():
-                    loss = self.compute_loss(model, batch, num_items_in_batch=num_tokens)
+                    loss = self.compute_loss(model, batch, num_items_in_batch=num_tokens) * (group.size * counts)
                 self.accelerator.backward(loss)
             losses.append(loss.detach())
-        return torch.stack(losses).sum()
+        return torch.stack(losses).sum().to(self.args.device)  # the last layers may lie on another
 
     def compute_loss(
         self,
@@ -124,7 +128,7 @@ class Trainer(SFTTrainer):  # type: ignore[misc]  # trl is untyped
 
     def _sync(self, model: Any, *, is_last: bool) -> AbstractContextManager[Any]:
         """Return the context of a micro-batch: processes add up their gradients at the last one only."""
-        return nullcontext() if is_last else self.accelerator.no_sync(model)
+        return nullcontext() if is_last else self._steps.group.local_gradients(model)
 
 
 def build(
@@ -138,11 +142,13 @@ def build(
     output_dir: Path,
 ) -> Trainer:
     """Return the trainer of a wrapped model, ready for `train()`."""
+    settings = arguments(schedule, seed=seed, output_dir=output_dir)
+    settings.ddp_find_unused_parameters = trains_beside_layers(model)  # TRL: always; it walks the graph in every step
     trainer = Trainer(
         steps=steps,
         schedule=schedule,
         model=model,
-        args=arguments(schedule, seed=seed, output_dir=output_dir),
+        args=settings,
         data_collator=_never,
         train_dataset=Dataset.from_dict({"example": [0]}),  # TRL looks at a first row; `StepLoader` gives the examples
         processing_class=processor,
@@ -150,6 +156,10 @@ def build(
     )
     trainer.remove_callback(PrinterCallback)  # the supervisor reads events; nobody reads standard output
     adapter.keep_float32(model)
+    if steps.group.is_sharded:
+        shard(model)
+        trainer.is_distributed_loading_by_transformers = True  # so that it leaves the gradients to the layers
+    steps.group.seed_dropout(seed)
     return trainer
 
 

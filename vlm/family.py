@@ -3,6 +3,7 @@
 A family is one file: data for this class, and how its images become tokens, pixels and features.
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -43,6 +44,7 @@ class Family(ABC):
             `vision_model` alone would skip nothing, and giving any list drops the default `lm_head`.
         lora: What LoRA may reach, and what it must be kept from: a list of targets alone would also hit the vision
             tower's `q_proj`, `k_proj` and `v_proj`.
+        text_layer: A pattern on the full module name of one layer of the text model.
         vision_tower: The full name of the module that looks at pixels.
         connector: The full name of the module that turns what it saw into features; None where it is in the tower.
         can_pack: Whether examples can lie behind each other in one row: positions that start anew divide them.
@@ -55,6 +57,7 @@ class Family(ABC):
     end_token: str
     quantization_skip: tuple[str, ...]
     lora: LoraNames
+    text_layer: str
     vision_tower: str
     connector: str | None
     can_pack: bool
@@ -96,3 +99,15 @@ class Family(ABC):
     def end_token_id(self, tokenizer: PreTrainedTokenizerBase) -> int:
         """Return the id of the token that ends an answer; generation stops at it."""
         return int(tokenizer.get_vocab()[self.end_token])
+
+    def is_text_module(self, name: str) -> bool:
+        """Tell whether a module or weight of this full name belongs to the text model."""
+        return self.lora.text in name.split(".")
+
+    def is_text_layer(self, name: str) -> bool:
+        """Tell whether a module of this full name, wrapped by PEFT or not, is one layer of the text model."""
+        return re.fullmatch(self.text_layer, name) is not None
+
+    def is_unsplit(self, name: str) -> bool:
+        """Tell whether the module of this full name must lie on one device: it has a residual, or is called as one."""
+        return self.is_text_layer(name) or name in {self.vision_tower, self.connector}

@@ -27,7 +27,7 @@ from transformers import (
 )
 
 from core.errors import FailureCode, WorkFailed
-from vlm import catalog, tiny
+from vlm import catalog, placement, tiny
 from vlm.demo import build as demo
 from vlm.digest import folder_digest
 from vlm.families import family_of
@@ -36,6 +36,7 @@ from vlm.precision import Precision, Quantization
 
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
+_WEIGHTS_SHARE = 0.6  # of a GPU's free memory, when the layers of one model lie on several; the rest is for activations
 _HUB_SETTINGS = ["*.json", "*.jinja", "*.txt", "*.model"]  # never pickles, never code
 _HUB_WEIGHTS = ["*.safetensors"]
 
@@ -130,7 +131,13 @@ def family_in(resolved: ResolvedBase) -> Family:
 
 
 def load(
-    resolved: ResolvedBase, *, quantization: Quantization, dtype: torch.dtype, double_quantization: bool = True
+    resolved: ResolvedBase,
+    *,
+    quantization: Quantization,
+    dtype: torch.dtype,
+    double_quantization: bool = True,
+    spread: bool = False,
+    shardable: bool = False,
 ) -> LoadedBase:
     """Load a resolved base model.
 
@@ -139,18 +146,29 @@ def load(
         quantization: For the linear layers of the text model; vision tower, connector and head stay in `dtype`.
         dtype: The type of everything else, and of the computation.
         double_quantization: Whether the scales of a 4-bit layer are quantized, too.
+        spread: Whether to lay the layers on all GPUs that this process sees, instead of on one.
+        shardable: Whether to store 4-bit weights as numbers of `dtype`: accelerate shards only those (`training.sharing`).
 
     Raises:
-        WorkFailed: `base_model`, when the files are not a model that Lensmith knows, or not all of it.
+        WorkFailed: `base_model`, when the files are not a model that Lensmith knows, or not all of it; `out_of_memory`,
+            when it is to be spread and does not fit.
     """
     family = family_in(resolved)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device_map: dict[str, Any] = {"": "cuda" if torch.cuda.is_available() else "cpu"}
+    if spread:
+        budgets = [int(_WEIGHTS_SHARE * torch.cuda.mem_get_info(gpu)[0]) for gpu in range(torch.cuda.device_count())]
+        config = _read_config(resolved)
+        device_map = placement.plan(
+            config, family, quantization=quantization, dtype=dtype, budgets_bytes=budgets
+        ).device_map
     try:
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
             resolved.source,
             dtype=dtype,
-            quantization_config=_quantization_config(quantization, family, dtype, double=double_quantization),
-            device_map={"": device},
+            quantization_config=_quantization_config(
+                quantization, family, dtype, double=double_quantization, shardable=shardable
+            ),
+            device_map=device_map,
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
@@ -229,7 +247,7 @@ def keep_gradients_exact(model: torch.nn.Module) -> None:
 
 
 def _quantization_config(
-    quantization: Quantization, family: Family, dtype: torch.dtype, *, double: bool
+    quantization: Quantization, family: Family, dtype: torch.dtype, *, double: bool, shardable: bool
 ) -> BitsAndBytesConfig | None:
     skipped = list(family.quantization_skip)
     if quantization == "none":
@@ -241,6 +259,7 @@ def _quantization_config(
         bnb_4bit_quant_type=quantization,
         bnb_4bit_use_double_quant=double,
         bnb_4bit_compute_dtype=dtype,
+        bnb_4bit_quant_storage=dtype if shardable else torch.uint8,
         llm_int8_skip_modules=skipped,
     )
 

@@ -46,6 +46,7 @@ class TiledFamily(Family):
     end_token: str = "<end_of_utterance>"  # noqa: S105 - a token of text
     quantization_skip: tuple[str, ...] = ("model.vision_model", "model.connector", "lm_head")
     lora: LoraNames = _LORA_NAMES
+    text_layer: str = r".*text_model\.layers\.\d+"
     vision_tower: str = "model.vision_model"
     connector: str | None = "model.connector"
     can_pack: bool = True

@@ -25,6 +25,9 @@ from core.process import PARENT_PID_VARIABLE, signal_group
 _OURS = ("AWS_", "AZURE_", "GOOGLE_", "LENSMITH_")
 _OF_THE_HUB = ("HF_", "HUGGING_FACE_")
 _SECRET = re.compile(r"(?:^|_)(?:CREDENTIALS?|KEY|SECRET|TOKEN)(?:_|$)|PASSWORD", re.IGNORECASE)
+_OF_A_LAUNCHER = frozenset(
+    {"RANK", "LOCAL_RANK", "WORLD_SIZE", "TORCHELASTIC_RUN_ID"}
+)  # a child is the first, or alone
 _QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -189,6 +192,8 @@ class ChildProcess:
 
 
 def _is_secret(name: str, *, with_hub_token: bool) -> bool:
+    if name in _OF_A_LAUNCHER:
+        return True
     if name.startswith(_OF_THE_HUB) and with_hub_token:
         return False
     return name.startswith(_OURS) or _SECRET.search(name) is not None

@@ -117,7 +117,8 @@ def supervise(
 ) -> Outcome:
     """Follow a child to its end and say how it ended.
 
-    A database that is away costs nothing as long as the lease lasts: what could not be written waits.
+    A database that is away costs nothing as long as the lease lasts: what could not be written waits. Of several ends,
+    which only a child of several processes has, the first counts: the others broke because that one did.
     """
     last: Result | Failure | Stopped | None = None
     unwritten: list[ChildEvent] = []
@@ -130,7 +131,7 @@ def supervise(
         if refused := next((e for e in batch if isinstance(e, Hello) and e.protocol != PROTOCOL_VERSION), None):
             process.kill()
             return Failed(_other_protocol(refused))
-        last = next((e for e in reversed(batch) if isinstance(e, Result | Failure | Stopped)), last)
+        last = last or next((e for e in batch if isinstance(e, Result | Failure | Stopped)), None)
         if shutdown.is_set() or lease.state is not WorkState.RUNNING:
             stopping.step(process)
         if last is not None:

@@ -1,9 +1,9 @@
 """What a job looks like on the wire."""
 
 from datetime import datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from api.base_models.names import BASE_NAMES, BaseName
 from api.text import Name, Plain
@@ -14,6 +14,7 @@ from models.event import Event
 from models.job import Job
 from models.states import EventKind, WorkState
 from models.work import Work
+from training.resources import Resources
 from training.spec import Hyperparameters, Method
 from vlm.image_options import ImageOptions
 
@@ -48,8 +49,14 @@ class JobCreate(BaseModel):
     method: Method = Method()
     hyperparameters: Hyperparameters = Hyperparameters()
     image: ImageOptions = ImageOptions()
+    resources: Resources = Resources()
     priority: int = Field(0, ge=-100, le=100, description="higher is claimed first")
     metadata: dict[Label, Value] = Field(default_factory=dict, max_length=16)
+
+    @model_validator(mode="after")
+    def _shardable(self) -> Self:
+        self.resources.check_quantization(self.method.resolved_quantization)
+        return self
 
 
 class JobProgress(BaseModel):
@@ -86,6 +93,7 @@ class JobRead(BaseModel):
     method: Method
     hyperparameters: Hyperparameters
     image: ImageOptions
+    resources: Resources
     settings: dict[str, Any] | None = Field(description="the resolved values, null until the job has loaded")
     provenance: dict[str, Any] | None
     priority: int
@@ -144,6 +152,7 @@ def read_job(job: Job, work: Work, *, adapter: str | None, queue_position: int |
         method=Method.model_validate(job.request["method"]),
         hyperparameters=_hyperparameters(job),
         image=ImageOptions.model_validate(job.request["image"]),
+        resources=Resources.model_validate(job.request.get("resources", {})),  # jobs made before there was a choice
         progress=_progress(job),
         adapter=adapter,
         failure=JobFailure.model_validate(work.failure) if work.failure else None,

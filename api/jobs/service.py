@@ -34,7 +34,7 @@ def create(session: Session, body: JobCreate, *, project: str) -> Answer:
         dataset_id=dataset.id,
         dataset_digest=dataset.digest,
         seed=body.seed,
-        request=body.model_dump(mode="json", include={"method", "hyperparameters", "image"}),
+        request=body.model_dump(mode="json", include={"method", "hyperparameters", "image", "resources"}),
         labels=body.metadata,
     )
     session.add(work)

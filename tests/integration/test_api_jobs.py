@@ -32,6 +32,19 @@ def test_a_job_is_accepted_with_its_place_and_its_defaults(client, ready_dataset
     assert client.get(answer.headers["location"]).json() == job
 
 
+def test_the_resources_that_a_job_asks_for_come_back(client, ready_dataset):
+    job = create(client, resources={"gpus": 2, "parallelism": "fsdp"}).json()
+    assert job["resources"] == {"gpus": 2, "num_processes": "auto", "parallelism": "fsdp"}
+    assert client.get(f"/jobs/{job['id']}").json()["resources"] == job["resources"]
+
+
+def test_eight_bit_weights_that_cannot_be_sharded_are_refused_before_there_is_a_job(client, ready_dataset):
+    answer = create(client, method={"quantization": "int8"}, resources={"gpus": 2, "parallelism": "fsdp"})
+    assert answer.status_code == 422
+    assert "cannot shard 8-bit weights" in answer.text
+    assert client.get("/jobs").json()["items"] == []
+
+
 def test_the_message_that_goes_out_holds_only_the_jobs_id(client, ready_dataset, valkey_url):
     broker = redis.Redis.from_url(valkey_url)
     broker.flushall()
@@ -62,6 +75,8 @@ def test_a_job_is_accepted_while_the_broker_is_away(settings, api_database, read
         ({"method": {"r": 0}}, "#/method/r"),
         ({"method": {"target_modules": ["vision_model"]}}, "#/method/target_modules/0"),
         ({"image": {"longest_edge": 1}}, "#/image/longest_edge"),
+        ({"resources": {"gpus": 2, "parallelism": "tensor"}}, "#/resources/parallelism"),
+        ({"resources": {"num_processes": 2}}, "#/resources"),
         ({"seed": -1}, "#/seed"),
         ({"base_model": "no such model"}, "#/base_model"),
         ({"dataset": "ds_nowhere"}, "#/dataset"),

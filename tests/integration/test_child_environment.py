@@ -75,3 +75,10 @@ def test_only_work_with_a_base_model_reads_the_hub(settings: Settings, tmp_path)
     assert validation.may_read_hub({"base_model": "org/name"})
     assert Training(rooms, feature_cache_bytes=0).may_read_hub({"base_model": "org/name"})
     database.close()
+
+
+def test_a_child_is_no_process_of_a_launcher_that_started_the_worker(environment_of, monkeypatch):
+    """A worker under torchrun or a cluster's operator has a RANK; its child would take itself for one of several."""
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.setenv(name, "1")
+    assert not {"RANK", "LOCAL_RANK", "WORLD_SIZE", "TORCHELASTIC_RUN_ID"} & environment_of().keys()

@@ -25,7 +25,7 @@ from worker.runner import Slot
 CHILD = """
 import json, os, signal, sys, time
 from core.child import Child, run_child
-from core.events import Checkpoint, Hello, Metric, Log
+from core.events import Checkpoint, Failure, Hello, Metric, Log
 
 def work(child: Child):
     child.events.log("environment", **{k: v for k, v in os.environ.items() if v == "secret"})
@@ -45,6 +45,10 @@ def work(child: Child):
     if child.spec["mode"] == "stranger":
         child.events.emit(Hello(pid=1, protocol=99))
         child.stop.wait()
+    if child.spec["mode"] == "breaking":  # as the processes of one run do, one after the other
+        for code in ("bad_data", "internal"):
+            child.events.emit(Failure(code=code, detail=code, remedy="none"))
+        os._exit(1)
     if child.spec["mode"] == "aborted":
         os.abort()
     child.events.emit(Metric(data={"step": 1, "loss": float("nan")}))
@@ -218,6 +222,11 @@ def test_an_exit_that_says_nothing_is_a_failure_that_says_what_to_do(database, p
     assert "status 3" in work.failure["detail"]
     with database.read() as session:
         assert attempts_of(session, work_id)[0].failure == work.failure
+
+
+def test_of_several_failures_the_first_counts_because_the_others_follow_from_it(database, play):
+    _, _, work_id = play("breaking")
+    assert ends(database, work_id, WorkState.FAILED).failure["code"] == "bad_data"
 
 
 @pytest.mark.parametrize("mode", ["killed", "aborted"])

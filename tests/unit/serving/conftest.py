@@ -23,6 +23,7 @@ from core.storage import Storage
 from serving.app import create_app
 from serving.options import ServingSettings
 from training.adapter import wrap
+from training.distributed import ALONE
 from training.export import write_adapter
 from training.spec import Method
 from vlm import loading
@@ -97,7 +98,7 @@ class World:
                 elif ".lora_" in parameter_name:
                     torch.nn.init.normal_(weight, std=0.3)
         folder = self.root / "made" / name
-        write_adapter(model, folder)
+        write_adapter(model, folder, ALONE.trained_weights(model))
         base.processor.save_pretrained(folder)
         return folder
 

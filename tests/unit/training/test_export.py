@@ -11,6 +11,7 @@ from transformers import AutoProcessor
 from core.errors import FailureCode, WorkFailed
 from tests.engine import alone, collator_of, pixel_vision
 from training import adapter, export, pipeline
+from training.distributed import ALONE
 from training.export import ADAPTER_FOLDER, CONFIG_FILE, WEIGHTS_FILE
 from training.spec import Method
 
@@ -171,7 +172,7 @@ def test_plain_peft_answers_as_the_trained_model_does(load, album, encoder_of, t
 
     base = fresh()
     model = trained(base, method)
-    export.write_adapter(model, tmp_path / "adapter")
+    export.write_adapter(model, tmp_path / "adapter", ALONE.trained_weights(model))
     verified = export.verify(tmp_path / "adapter", model, family=base.family, method=method)
     expected = logits(model, base, album, encoder_of(base))
 
@@ -190,7 +191,7 @@ def config_of(folder):
 def test_pissa_is_published_as_plain_lora_of_twice_the_rank_and_says_so(load, tmp_path):
     """PEFT would take the largest singular values out of whatever base it loads a `pissa` adapter into."""
     model = trained(load(), Method(type="lora", r=4, alpha=6, init="pissa"))
-    export.write_adapter(model, tmp_path)
+    export.write_adapter(model, tmp_path, ALONE.trained_weights(model))
     config = config_of(tmp_path)
     assert (config["r"], config["lora_alpha"], config["init_lora_weights"]) == (8, 12, True)
     assert model.peft_config["default"].r == 4, "what is being trained is left alone"
@@ -200,12 +201,13 @@ def test_pissa_is_published_as_plain_lora_of_twice_the_rank_and_says_so(load, tm
 def test_pissa_that_was_not_trained_is_recognized_as_changing_nothing(load, tmp_path, asked):
     base, method = load(), Method(type="lora", r=4, init="pissa", **asked)
     model = adapter.wrap(base, method, name="base")
-    export.write_adapter(model, tmp_path)
+    export.write_adapter(model, tmp_path, ALONE.trained_weights(model))
     assert export.verify(tmp_path, model, family=base.family, method=method).is_noop
 
 
 def test_the_configuration_names_the_parts_that_were_trained(load, tmp_path):
-    export.write_adapter(trained(load(), Method(type="lora", train_vision=True)), tmp_path)
+    model = trained(load(), Method(type="lora", train_vision=True))
+    export.write_adapter(model, tmp_path, ALONE.trained_weights(model))
     config = config_of(tmp_path)
     assert config["exclude_modules"] == ".*(connector).*"
     assert {"out_proj", "fc1", "fc2"} < set(config["target_modules"])
@@ -216,7 +218,7 @@ def written(load, tmp_path):
     """Return an untrained adapter's model and folder."""
     base = load()
     model = adapter.wrap(base, Method(), name="base")
-    export.write_adapter(model, tmp_path / "adapter")
+    export.write_adapter(model, tmp_path / "adapter", ALONE.trained_weights(model))
     return base, model, tmp_path / "adapter"
 
 

@@ -77,10 +77,28 @@ def test_work_that_cannot_be_done_ends_in_a_failure_with_a_remedy(spec, album, t
 )
 def test_a_run_sees_one_gpu_because_the_trainer_refuses_to_spread_over_two(spec, run, monkeypatch, visible, seen):
     """TRL 1.16 raises as soon as transformers sees two GPUs, so on such a machine no job would have started."""
+    assert seen_by(spec(), run, monkeypatch, visible=visible) == seen
+
+
+@pytest.mark.parametrize(
+    ("resources", "rank", "seen"),
+    [
+        ({"gpus": 0}, 0, ""),
+        ({"gpus": 2}, 0, "4"),
+        ({"gpus": 2}, 1, "5"),
+        ({"gpus": 4}, 3, ""),
+        ({"gpus": 2, "parallelism": "model"}, 0, "4,5"),
+    ],
+)
+def test_each_process_of_a_run_sees_its_own_gpus(spec, run, monkeypatch, resources, rank, seen):
+    monkeypatch.setenv("RANK", str(rank))
+    assert seen_by(spec(resources=resources), run, monkeypatch, visible="4,5,6") == seen
+
+
+def seen_by(spec, run, monkeypatch, *, visible):
     monkeypatch.setattr(pipeline, "fine_tune", lambda *_: {"seen": os.environ["CUDA_VISIBLE_DEVICES"]})
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    child_of_spec = dataclasses.replace(run().child, spec=spec().model_dump(mode="json"))
-    assert work(child_of_spec) == {"seen": seen}
+    return work(dataclasses.replace(run().child, spec=spec.model_dump(mode="json")))["seen"]
