@@ -13,9 +13,9 @@ DEFAULT_EPOCHS = 3.0
 DEFAULT_BATCH_SIZE = 16
 DEFAULT_LEARNING_RATE = 2e-4  # QLoRA, table 9 (arXiv 2305.14314): 2e-4 for models up to 13 B
 DEFAULT_WARMUP_RATIO = 0.03  # the same table
-# Padded tokens of a pass. A CPU is busy with few, and their activations are what its memory goes to (0.4 MB a token at
+# Padded tokens of a pass. More keep a CPU no busier, and their activations are what its memory goes to (0.4 MB a token at
 # the widths of SmolVLM-256M and ten layers); a GPU needs more to be busy, and checkpoints them.
-CPU_MICRO_BATCH_TOKENS, GPU_MICRO_BATCH_TOKENS = 1024, 8192
+CPU_MICRO_BATCH_TOKENS, GPU_MICRO_BATCH_TOKENS = 2048, 8192
 PACK_TOKENS = 1024  # attention over a packed row is dense: its cost grows with the square of this
 MIN_AUTO_CHECKPOINT_STEPS, MAX_AUTO_CHECKPOINT_STEPS = 10, 500
 

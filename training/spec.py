@@ -27,15 +27,17 @@ class _Options(BaseModel):
 class Method(_Options):
     """How the adapter is made: LoRA on the text model, over a base that may be quantized (QLoRA)."""
 
-    type: Literal["qlora", "lora"] = "qlora"
+    type: Literal["qlora", "lora"] = Field("qlora", description="LoRA over a quantized base, or over the base as it is")
     quantization: Quantization | None = Field(None, description="default: nf4 for qlora, none for lora")
     double_quantization: bool | None = Field(
         None, description="quantize the scales of nf4 and fp4, too (0.4 bits a weight); default: yes"
     )
     r: int = Field(8, ge=1, le=256, description="rank of the update")
     alpha: float | None = Field(None, gt=0, le=1024, description="scale of the update; default: twice the rank")
-    dropout: float = Field(0.0, ge=0, lt=1)
-    target_modules: tuple[Literal[LORA_TARGETS], ...] = Field(LORA_TARGETS, min_length=1)  # type: ignore[valid-type]
+    dropout: float = Field(0.0, ge=0, lt=1, description="of LoRA's inputs")
+    target_modules: tuple[Literal[LORA_TARGETS], ...] = Field(  # type: ignore[valid-type]
+        LORA_TARGETS, min_length=1, description="kinds of linear layers to adapt; default: all of the text model"
+    )
     exclude_modules: tuple[Annotated[str, Field(pattern=MODULE_NAME, max_length=128)], ...] = Field(
         (), max_length=64, description="modules to leave as they are, by a part of their names, such as layers.0"
     )
@@ -85,19 +87,45 @@ class Method(_Options):
 class Hyperparameters(_Options):
     """The schedule. Each is a value or `"auto"`; the resolved values come back on the job."""
 
-    epochs: Annotated[float, Field(gt=0, le=1000)] | Auto = "auto"
-    max_steps: Annotated[int, Field(ge=1, le=1_000_000)] | Auto = "auto"
-    learning_rate: Annotated[float, Field(gt=0, le=1)] | Auto = "auto"
-    batch_size: Annotated[int, Field(ge=1, le=4096)] | Auto = "auto"
-    micro_batch_size: Annotated[int, Field(ge=1, le=512)] | Auto = "auto"
-    micro_batch_tokens: Annotated[int, Field(ge=64, le=1_000_000)] | Auto = "auto"
-    packing: bool | Auto = "auto"
-    feature_cache: bool | Auto = "auto"
-    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] | Auto = "auto"
-    weight_decay: Annotated[float, Field(ge=0, le=1)] | Auto = "auto"
-    max_grad_norm: Annotated[float, Field(gt=0, le=1000)] | Auto = "auto"
-    lr_scheduler: Scheduler | Auto = "auto"
-    optimizer: Optimizer | Auto = "auto"
+    epochs: Annotated[float, Field(gt=0, le=1000)] | Auto = Field(
+        "auto", description="passes over the training split; auto: 3; not together with max_steps"
+    )
+    max_steps: Annotated[int, Field(ge=1, le=1_000_000)] | Auto = Field(
+        "auto", description="optimizer steps, instead of epochs"
+    )
+    learning_rate: Annotated[float, Field(gt=0, le=1)] | Auto = Field("auto", description="the highest; auto: 2e-4")
+    batch_size: Annotated[int, Field(ge=1, le=4096)] | Auto = Field(
+        "auto", description="examples of an optimizer step; auto: 16"
+    )
+    micro_batch_size: Annotated[int, Field(ge=1, le=512)] | Auto = Field(
+        "auto", description="examples of a forward pass; auto: as many as micro_batch_tokens allows"
+    )
+    micro_batch_tokens: Annotated[int, Field(ge=64, le=1_000_000)] | Auto = Field(
+        "auto",
+        description="tokens of a forward pass, padding included; changes time and memory, not the result. auto: 8,192 on a "
+        "GPU, 2,048 on a CPU, no bound with micro_batch_size",
+    )
+    packing: bool | Auto = Field(
+        "auto",
+        description="lay short examples behind each other where that leaves less padding; they do not see each other. auto: "
+        "yes, but not with micro_batch_size or neftune_alpha",
+    )
+    feature_cache: bool | Auto = Field(
+        "auto",
+        description="look at every image once, before the first step, and keep what the frozen vision tower makes of it. "
+        "auto: yes, but not with train_vision",
+    )
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] | Auto = Field(
+        "auto", description="share of the steps over which the rate rises from zero; auto: 0.03"
+    )
+    weight_decay: Annotated[float, Field(ge=0, le=1)] | Auto = Field("auto", description="AdamW's; auto: 0")
+    max_grad_norm: Annotated[float, Field(gt=0, le=1000)] | Auto = Field(
+        "auto", description="gradients are scaled down to this norm; auto: 1"
+    )
+    lr_scheduler: Scheduler | Auto = Field("auto", description="how the rate falls after the warm-up; auto: linear")
+    optimizer: Optimizer | Auto = Field(
+        "auto", description="8bit: a quarter of the state; paged: state may leave the GPU; auto: adamw"
+    )
     loraplus_lr_ratio: Annotated[float, Field(ge=1, le=1000)] | Auto = Field(
         "auto", description="LoRA+: learning rate of B over that of A; auto is 1, the same"
     )
@@ -105,13 +133,17 @@ class Hyperparameters(_Options):
         "auto", description="NEFTune: noise on the embeddings of tokens; auto is 0, none"
     )
     gradient_checkpointing: bool | Literal["selective"] | Auto = Field(
-        "auto", description="selective keeps the outputs of attention, whose second run costs most"
+        "auto",
+        description="compute activations again instead of keeping them; selective keeps the outputs of attention, whose "
+        "second run costs most. auto: on a GPU",
     )
     activation_offload: bool | Auto = Field("auto", description="keep activations in the host's memory; needs a GPU")
-    precision: Precision | Auto = "auto"
-    checkpoint_every: (
-        Annotated[int, Field(ge=1, le=1_000_000, description="steps; each epoch's end is saved anyway")] | Auto
-    ) = "auto"
+    precision: Precision | Auto = Field(
+        "auto", description="what to compute in; the adapter is always learned in fp32. auto: what the device does best"
+    )
+    checkpoint_every: Annotated[int, Field(ge=1, le=1_000_000)] | Auto = Field(
+        "auto", description="steps between checkpoints; each epoch's end is saved anyway. auto: about twenty a run"
+    )
 
     @model_validator(mode="after")
     def _agree(self) -> Self:

@@ -1,7 +1,7 @@
 """What a job looks like on the wire."""
 
 from datetime import datetime, timedelta
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
@@ -15,8 +15,9 @@ from models.job import Job
 from models.states import EventKind, WorkState
 from models.work import Work
 from training.resources import Resources
-from training.spec import Hyperparameters, Method
+from training.spec import Auto, Hyperparameters, Method, Optimizer, Scheduler
 from vlm.image_options import ImageOptions
+from vlm.precision import Precision
 
 MAX_SEQ = 2**31 - 1
 
@@ -78,6 +79,30 @@ class JobFailure(BaseModel):
     retryable: bool
 
 
+class JobHyperparameters(BaseModel):
+    """What was asked, and once the run has settled it what it came to: none of the rules of a request hold here."""
+
+    epochs: float | Auto
+    max_steps: int | Auto
+    learning_rate: float | Auto
+    batch_size: int | Auto
+    micro_batch_size: int | Auto
+    micro_batch_tokens: int | Auto | None = Field(description="null: a forward pass is bounded in examples only")
+    packing: bool | Auto
+    feature_cache: bool | Auto
+    warmup_ratio: float | Auto
+    weight_decay: float | Auto
+    max_grad_norm: float | Auto
+    lr_scheduler: Scheduler | Auto
+    optimizer: Optimizer | Auto
+    loraplus_lr_ratio: float | Auto
+    neftune_alpha: float | Auto
+    gradient_checkpointing: bool | Literal["selective"] | Auto
+    activation_offload: bool | Auto
+    precision: Precision | Auto
+    checkpoint_every: int | Auto
+
+
 class JobRead(BaseModel):
     """A job as it stands."""
 
@@ -91,7 +116,7 @@ class JobRead(BaseModel):
     dataset_digest: str
     seed: int
     method: Method
-    hyperparameters: Hyperparameters
+    hyperparameters: JobHyperparameters
     image: ImageOptions
     resources: Resources
     settings: dict[str, Any] | None = Field(description="the resolved values, null until the job has loaded")
@@ -150,7 +175,9 @@ def read_job(job: Job, work: Work, *, adapter: str | None, queue_position: int |
         **work.model_dump(include={"state", "phase", "priority", "attempt", "started_at", "finished_at"}),
         dataset=job.dataset_id,
         method=Method.model_validate(job.request["method"]),
-        hyperparameters=_hyperparameters(job),
+        hyperparameters=show_hyperparameters(
+            job.request["hyperparameters"], (job.settings or {}).get("hyperparameters", {})
+        ),
         image=ImageOptions.model_validate(job.request["image"]),
         resources=Resources.model_validate(job.request.get("resources", {})),  # jobs made before there was a choice
         progress=_progress(job),
@@ -168,15 +195,13 @@ def read_item(event: Event) -> LogItem:
     return LogItem(**event.model_dump(exclude={"work_id", "project"}))
 
 
-def _hyperparameters(job: Job) -> Hyperparameters:
-    """Return what was asked, with what each `auto` came to once the run has settled it."""
-    asked = dict(job.request["hyperparameters"])
-    settled = (job.settings or {}).get("hyperparameters", {})
-    leave = {"epochs"} if asked["max_steps"] != "auto" else set()
-    for name, value in asked.items():
-        if value == "auto" and name not in leave:
-            asked[name] = settled.get(name, value)
-    return Hyperparameters.model_validate(asked)
+def show_hyperparameters(asked: dict[str, Any], settled: dict[str, Any]) -> JobHyperparameters:
+    """Return what each hyperparameter came to, or what was asked as long as the run has not settled it."""
+    whole = Hyperparameters.model_validate(asked).model_dump()  # jobs made before there was a choice name fewer
+    in_steps = whole["max_steps"] != "auto"  # then the epochs that these are were not asked for
+    return JobHyperparameters.model_validate(
+        {name: value if in_steps and name == "epochs" else settled.get(name, value) for name, value in whole.items()}
+    )
 
 
 def _progress(job: Job) -> JobProgress | None:

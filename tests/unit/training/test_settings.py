@@ -31,7 +31,7 @@ def test_a_gpu_checkpoints_gradients_unless_told_otherwise():
 
 def test_passes_are_bounded_in_tokens_and_packed_unless_told_otherwise():
     schedule = resolve()
-    assert (schedule.micro_batch_size, schedule.micro_batch_tokens, schedule.packing) == (16, 1024, True)
+    assert (schedule.micro_batch_size, schedule.micro_batch_tokens, schedule.packing) == (16, 2048, True)
     assert not resolve(packing=False).packing
     assert not resolve(can_pack=False).packing
     assert resolve(micro_batch_tokens=512).budget == Budget(num_examples=16, num_tokens=512, pack_tokens=1024)
