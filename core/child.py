@@ -112,8 +112,8 @@ def _unexpected(error: Exception) -> Failure:
         return Failure(
             code=FailureCode.OUT_OF_MEMORY,
             detail=f"The process ran out of memory: {error}"[:2000],
-            remedy="Give the worker more memory; for a job, lower hyperparameters.micro_batch_size (batch_size may stay) "
-            "or image.longest_edge.",
+            remedy="Give the worker more memory; for a job, lower hyperparameters.micro_batch_tokens (batch_size may "
+            "stay) or image.longest_edge.",
         )
     return Failure(
         code=FailureCode.INTERNAL,

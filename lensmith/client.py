@@ -236,7 +236,7 @@ class Jobs:
         self._transport = transport
 
     def create(self, *, base_model: str, dataset: str, **options: Any) -> Job:
-        """Make a job. `options`: name, seed, method, hyperparameters, image, priority, metadata."""
+        """Make a job. `options`: name, seed, method, hyperparameters, image, resources, priority, metadata."""
         return Job.model_validate(
             self._transport.post("/jobs", json={"base_model": base_model, "dataset": dataset} | options)
         )

@@ -109,6 +109,15 @@ def _check_fit(model: torch.nn.Module, scope: LoraScope, method: Method) -> None
             f"method.target_modules reaches no {idle[0]} on this base model",
             remedy="Leave it out of method.target_modules, or less into method.exclude_modules.",
         )
+    for part, is_adapted, option in (
+        (scope.names.vision, scope.vision, "train_vision"),
+        (scope.names.connector, scope.connector, "train_connector"),
+    ):
+        if is_adapted and not any(part in name.split(".") for name in reached):
+            raise _unfit(
+                f"method.{option} reaches no layer of the kinds in method.target_modules",
+                remedy="Name more kinds in method.target_modules, or less in method.exclude_modules.",
+            )
     everything = replace(scope, left_out=())
     for part in scope.left_out:
         alone = replace(scope, left_out=(part,))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 Pack = tuple[int, ...]  # examples that lie behind each other in one row of a batch
 MicroBatch = tuple[Pack, ...]  # the rows of one forward pass
+_BLOCK = 512  # examples that are packed together: its time grows with the square of their number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +46,10 @@ def plan(examples: Sequence[int], lengths: Sequence[int], budget: Budget) -> tup
         return tuple(
             tuple((example,) for example in examples[start : start + count]) for start in range(0, len(examples), count)
         )
+    if len(examples) > _BLOCK:
+        ordered = sorted(examples, key=lambda each: -lengths[each])
+        blocks = [ordered[start : start + _BLOCK] for start in range(0, len(ordered), _BLOCK)]
+        return tuple(micro_batch for block in blocks for micro_batch in plan(block, lengths, budget))
     single: list[Pack] = [(example,) for example in examples]
     row_limit = min(budget.pack_tokens or 0, budget.num_tokens, max(lengths[example] for example in examples))
     packed = _packed(examples, lengths, budget.num_examples, row_limit)
@@ -80,7 +85,7 @@ def _packed(examples: Sequence[int], lengths: Sequence[int], max_examples: int, 
 
 
 def _grouped(rows: list[Pack], lengths: Sequence[int], max_examples: int, max_tokens: int) -> tuple[MicroBatch, ...]:
-    """Put rows of like length together; the number of passes is the least that the bound allows, and they are even."""
+    """Put rows of like length together: each pass takes rows, the longest first, as long as it has room."""
     rows = sorted(rows, key=lambda row: -row_tokens(row, lengths))
     groups: list[list[Pack]] = []
     for row in rows:

@@ -18,6 +18,8 @@ import os
 import pickle
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -187,7 +189,7 @@ def commit(path: Path, record: Record) -> Checkpoint:
     Raises:
         WorkFailed: The disk does not keep what is written to it.
     """
-    try:
+    with storing(record.step):
         (path / RECORD_FILE).write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
         make_manifest(path)
         written = read(path)
@@ -196,16 +198,29 @@ def commit(path: Path, record: Record) -> Checkpoint:
         _sync(path)
         final = path.rename(path.with_name(_name(record.step)))
         _sync(final.parent)
-    except (OSError, FolderDamaged) as error:
-        raise WorkFailed(
-            FailureCode.STORAGE,
-            f"The checkpoint of step {record.step:,} could not be saved: {error}",
-            remedy="Look after the worker's disk; the next attempt goes on from the checkpoint before.",
-            retryable=True,
-        ) from error
     for old in _named(final.parent)[:-NUM_KEPT]:
         _remove(old)
     return Checkpoint(path=final, record=written.record, manifest=written.manifest)
+
+
+@contextmanager
+def storing(step: int) -> Iterator[None]:
+    """Turn what a disk does not take into a failure of storage; torch reports a full one as a bare `RuntimeError`.
+
+    Raises:
+        WorkFailed: `storage`.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (OSError, RuntimeError, SafetensorError, FolderDamaged) as error:
+        raise WorkFailed(
+            FailureCode.STORAGE,
+            f"The checkpoint of step {step:,} could not be saved: {error}"[:500],
+            remedy="Give the worker room on its disk, and retry the job.",
+            retryable=True,
+        ) from error
 
 
 def sweep(folder: Path, *, last_step: int) -> None:

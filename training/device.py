@@ -38,7 +38,7 @@ def describe() -> str:
 
 
 def peak_memory_bytes() -> int:
-    """Return the most memory this process held: on the GPU if there is one, else resident on the host."""
+    """Return the most memory this process held: on its fullest GPU if there is one, else resident on the host."""
     if has_gpu():
-        return torch.cuda.max_memory_allocated()
+        return max(torch.cuda.max_memory_allocated(gpu) for gpu in range(torch.cuda.device_count()))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts KiB

@@ -65,9 +65,8 @@ class Evaluator:
         loss, correct, tokens = 0.0, 0, 0
         for micro_batch, counts in self.group.plan(range(len(self.lengths)), self.lengths, self.budget):
             check_stop()
-            batch = self.collator.batch(micro_batch)
-            with torch.no_grad(), autocast(place, self.precision):
-                scored = score(model, batch)
+            with torch.no_grad(), autocast(place, self.precision):  # a connector that is trained is a part of the batch
+                scored = score(model, self.collator.batch(micro_batch))
             loss += counts * float(scored.loss_sum)
             correct += counts * scored.num_correct
             tokens += counts * scored.num_tokens

@@ -31,7 +31,14 @@ class ImageFolder:
     def open_rgb(self, sha256: str) -> Image.Image:
         """Return the picture, decoded, in RGB."""
         with self._open(sha256) as image:
-            return image.convert("RGB")
+            try:
+                return image.convert("RGB")
+            except (
+                OSError,
+                SyntaxError,
+                ValueError,
+            ) as error:  # what Pillow says of damage; it was whole when it came in
+                raise _unreadable(sha256) from error
 
     def size(self, sha256: str) -> tuple[int, int]:
         """Return (height, width) in pixels; reads the header only."""
@@ -42,9 +49,13 @@ class ImageFolder:
         try:
             return Image.open(self.dataset_dir / IMAGES_FOLDER / sha256)
         except OSError as error:
-            raise WorkFailed(
-                FailureCode.STORAGE,
-                f"Image {sha256} of the data set cannot be read.",
-                remedy="Retry the job; if it fails again, upload the data set anew.",
-                retryable=True,
-            ) from error
+            raise _unreadable(sha256) from error
+
+
+def _unreadable(sha256: str) -> WorkFailed:
+    return WorkFailed(
+        FailureCode.STORAGE,
+        f"Image {sha256} of the data set cannot be read.",
+        remedy="Retry the job; if it fails again, upload the data set anew.",
+        retryable=True,
+    )

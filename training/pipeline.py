@@ -30,7 +30,7 @@ from training.sampler import epoch_order
 from training.saver import Saver
 from training.settings import Schedule
 from training.spec import TrainingSpec
-from training.vision import Vision
+from training.vision import KeptVision, Vision
 from vlm import catalog, image_options, loading
 from vlm.conversation import Example, read_examples
 from vlm.digest import chat_template_digest, processor_digest
@@ -70,6 +70,7 @@ class Prepared:
     validation: tuple[Measure, ...]
     totals: checks.Totals
     schedule: Schedule
+    wish: Wish
     settings: dict[str, Any]
     provenance: dict[str, Any]
     identity: Identity
@@ -154,13 +155,19 @@ def _prepare(spec: TrainingSpec, child: Child, loaded: Loaded) -> Prepared:
         checks.check(split, encoder, limits, check_stop=child.check_stop) for split in (loaded.train, loaded.validation)
     )
     totals = checks.Totals.of(loaded.train, train, encoder)
+    wish = Wish(
+        trains_vision=spec.method.train_vision,
+        trains_connector=spec.method.train_connector,
+        cache_dir=spec.features_dir,
+        budget_bytes=spec.features_bytes,
+    )
     schedule = settings.resolve(
         spec.hyperparameters,
         num_examples=len(loaded.train),
         precision=loaded.precision,
         on_gpu=device.has_gpu(),
         can_pack=base.family.can_pack,
-        trains_vision=spec.method.train_vision,
+        no_features=wish.refusal,
     )
     for warning in schedule.warnings:
         child.events.log(warning, level="warning")
@@ -195,6 +202,7 @@ def _prepare(spec: TrainingSpec, child: Child, loaded: Loaded) -> Prepared:
         validation=validation,
         totals=totals,
         schedule=schedule,
+        wish=wish,
         settings=settled,
         provenance=origin,
         identity=identity,
@@ -205,19 +213,33 @@ def _prepare(spec: TrainingSpec, child: Child, loaded: Loaded) -> Prepared:
 def _look(spec: TrainingSpec, child: Child, loaded: Loaded, prepared: Prepared) -> Vision:
     """Step 3: choose where images come from; with the feature cache every image is looked at here, once."""
     schedule = prepared.schedule
-    wish = Wish(
-        trains_vision=spec.method.train_vision,
-        trains_connector=spec.method.train_connector,
-        wants_cache=schedule.feature_cache,
-        cache_dir=spec.features_dir,
-        budget_bytes=spec.features_bytes,
-    )
-    rows: Sequence[int] = range(schedule.num_examples)
-    if schedule.total_steps < schedule.steps_per_epoch:  # the others are never trained on
-        rows = epoch_order(schedule.num_examples, seed=spec.seed, epoch=0)[: schedule.total_steps * schedule.batch_size]
-    examples = [*(loaded.train[row] for row in rows), *loaded.validation]
+    if not schedule.feature_cache:
+        reason = prepared.wish.refusal or "hyperparameters.feature_cache is false"
+        child.events.log(f"The feature cache is off: {reason}.")
+    examples = [*_examples_of_run(loaded.train, schedule, seed=spec.seed), *loaded.validation]
     tokens = {name: prepared.encoder.image_tokens(name) for example in examples for name in example.images}
-    return choose(wish, loaded.base, prepared.encoder, precision=schedule.precision, tokens=tokens, child=child)
+    vision = choose(
+        prepared.wish,
+        loaded.base,
+        prepared.encoder,
+        wants_cache=schedule.feature_cache,
+        precision=schedule.precision,
+        tokens=tokens,
+        child=child,
+    )
+    if schedule.feature_cache and tokens and not isinstance(vision, KeptVision):  # it was to be, and had no room
+        settled = prepared.settings["hyperparameters"] | {"feature_cache": False}
+        document = prepared.settings | {"hyperparameters": settled}
+        child.events.emit(Resolved(settings=document, provenance=prepared.provenance))
+    return vision
+
+
+def _examples_of_run(train: Sequence[Example], schedule: Schedule, *, seed: int) -> list[Example]:
+    """Return the examples that the run will take: of less than an epoch, only those of its steps."""
+    if schedule.total_steps >= schedule.steps_per_epoch:
+        return list(train)
+    order = epoch_order(schedule.num_examples, seed=seed, epoch=0)
+    return [train[row] for row in order[: schedule.total_steps * schedule.batch_size]]
 
 
 def _train(spec: TrainingSpec, child: Child, loaded: Loaded, prepared: Prepared, vision: Vision) -> Progress:

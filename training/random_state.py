@@ -10,12 +10,12 @@ import torch
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RandomState:
-    """The global generators of Python, NumPy and PyTorch; of the GPU as well where there is one."""
+    """The global generators of Python, NumPy and PyTorch; of every GPU as well where there are any."""
 
     python: tuple[Any, ...]
     numpy: dict[str, Any]
     cpu: torch.Tensor
-    cuda: torch.Tensor | None
+    cuda: list[torch.Tensor]
 
     @classmethod
     def now(cls) -> Self:
@@ -24,7 +24,7 @@ class RandomState:
             python=random.getstate(),
             numpy=np.random.get_state(legacy=False),  # noqa: NPY002 - libraries draw from the global one
             cpu=torch.get_rng_state(),
-            cuda=torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+            cuda=torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         )
 
     def restore(self) -> None:
@@ -32,5 +32,5 @@ class RandomState:
         random.setstate(self.python)
         np.random.set_state(self.numpy)  # noqa: NPY002
         torch.set_rng_state(self.cpu)
-        if self.cuda is not None:
-            torch.cuda.set_rng_state(self.cuda)
+        if self.cuda:
+            torch.cuda.set_rng_state_all(self.cuda)

@@ -88,13 +88,18 @@ class Resources(BaseModel):
             return self.num_gpus
         return 0 if self.gpus == 0 else 1
 
-    def check_quantization(self, quantization: Quantization) -> None:
+    def check_method(self, quantization: Quantization, *, trains_beside_text: bool) -> None:
         """Refuse what the ways of sharing cannot do with the weights of the base.
 
         Raises:
-            ValueError: 8-bit weights are to be sharded. accelerate 1.15 keeps 4-bit weights whole or stores them as
-                floats to shard them (`fsdp2_prepare_model`); it knows neither for int8, which carries its scales beside.
+            ValueError: 8-bit weights are to be sharded: they carry their scales beside them, where `fully_shard` does not
+                see them; or more is trained than the text layers, which are what is shared.
         """
+        if self.is_sharded and trains_beside_text:
+            raise ValueError(
+                'resources.parallelism "fsdp" shares the text layers only; with method.train_connector or '
+                'method.train_vision use "ddp".'
+            )
         if self.is_sharded and quantization == "int8":
             raise ValueError(
                 'resources.parallelism "fsdp" cannot shard 8-bit weights; use method.quantization "nf4", or "ddp".'

@@ -56,7 +56,7 @@ class Saver(TrainerCallback):
             StopRequested: The run was told to stop; what it had learned is saved.
         """
         self._loop = loop
-        self._begin()
+        self._begin(loop)
         try:
             if self._resumed is None:
                 loop.train()
@@ -67,7 +67,10 @@ class Saver(TrainerCallback):
                 check_loaded(loop.model, self._resumed.path)
             self._child.check_stop()
         except StopRequested:
-            self._save_last_step(loop)
+            try:
+                self._save_last_step(loop)
+            except WorkFailed as failed:  # it was asked to end, and ends; what it loses is told
+                self._child.events.log(f"The last step is not saved. {failed.detail}", level="warning")
             raise
 
     def on_train_begin(self, *_: Any, **kwargs: Any) -> None:
@@ -92,14 +95,16 @@ class Saver(TrainerCallback):
         assert self._loop is not None
         self._save(self._loop)
 
-    def _begin(self) -> None:
+    def _begin(self, loop: Trainer) -> None:
         if self._is_sharded:
             self._child.events.log(
                 "With resources.parallelism fsdp no checkpoints are saved; ddp saves them.", level="warning"
             )
         record = self._resumed.record if self._resumed else None
         is_own = self._resumed is not None and self._resumed.path.parent.resolve() == self._folder.resolve()
-        checkpoint.sweep(self._folder, last_step=self._saved_step if is_own else 0)
+        if loop.args.should_save:
+            checkpoint.sweep(self._folder, last_step=self._saved_step if is_own else 0)
+        loop.accelerator.wait_for_everyone()
         if record is not None:
             self._progress.resume(record.step, record.loss)
             self._child.events.log(f"The run goes on after step {record.step:,} of {self._schedule.total_steps:,}.")
@@ -112,8 +117,9 @@ class Saver(TrainerCallback):
 
     def _save(self, loop: Trainer) -> None:
         step = int(loop.state.global_step)
-        part = checkpoint.begin(self._folder, step)
-        loop.write_state(part)
+        with checkpoint.storing(step):
+            part = checkpoint.begin(self._folder, step)
+            loop.write_state(part)
         loop.accelerator.wait_for_everyone()
         if loop.args.should_save:
             self._commit(part, step)

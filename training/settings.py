@@ -100,7 +100,7 @@ def resolve(
     precision: Precision,
     on_gpu: bool,
     can_pack: bool,
-    trains_vision: bool = False,
+    no_features: str | None = None,
 ) -> Schedule:
     """Return the schedule that `asked` means for this many training examples on this device.
 
@@ -110,7 +110,7 @@ def resolve(
         precision: What to compute in (`training.device.choose_precision`).
         on_gpu: Whether the run has a GPU; memory is short there and gradient checkpointing pays.
         can_pack: Whether the base takes several examples in one row.
-        trains_vision: Whether the vision tower changes, so that none of its features can be kept.
+        no_features: Why no feature of the vision tower can be kept; None where they can.
     """
     batch_size = _or(asked.batch_size, _auto_batch_size(asked))
     micro_batch_tokens = _micro_batch_tokens(asked, on_gpu=on_gpu)
@@ -120,7 +120,7 @@ def resolve(
     else:
         epochs = _or(asked.epochs, DEFAULT_EPOCHS)
         total = math.ceil(epochs * per_epoch)
-    feasible, warnings = _feasible(asked, on_gpu=on_gpu, can_pack=can_pack, trains_vision=trains_vision)
+    feasible, warnings = _feasible(asked, on_gpu=on_gpu, can_pack=can_pack, no_features=no_features)
     warmup_ratio = _or(feasible.warmup_ratio, DEFAULT_WARMUP_RATIO)
     return Schedule(
         num_examples=num_examples,
@@ -150,11 +150,11 @@ def resolve(
 
 
 def _feasible(
-    asked: Hyperparameters, *, on_gpu: bool, can_pack: bool, trains_vision: bool
+    asked: Hyperparameters, *, on_gpu: bool, can_pack: bool, no_features: str | None
 ) -> tuple[Hyperparameters, tuple[str, ...]]:
     """Return what can be done of what was asked, and a sentence for each thing that cannot."""
     changes = [*_limits_of_cpu(asked)] if not on_gpu else []
-    changes += _limits_of_run(asked, can_pack=can_pack, trains_vision=trains_vision)
+    changes += _limits_of_run(asked, can_pack=can_pack, no_features=no_features)
     instead = {name: value for name, value, _ in changes}
     return asked.model_copy(update=instead), tuple(sentence for *_, sentence in changes if sentence is not None)
 
@@ -172,7 +172,7 @@ def _limits_of_cpu(asked: Hyperparameters) -> Iterator[_Change]:
         yield "activation_offload", False, reason
 
 
-def _limits_of_run(asked: Hyperparameters, *, can_pack: bool, trains_vision: bool) -> Iterator[_Change]:
+def _limits_of_run(asked: Hyperparameters, *, can_pack: bool, no_features: str | None) -> Iterator[_Change]:
     if asked.lr_scheduler == "constant":
         reason = "hyperparameters.warmup_ratio needs lr_scheduler constant_with_warmup; constant has none."
         yield "warmup_ratio", 0.0, reason if asked.warmup_ratio not in ("auto", 0.0) else None
@@ -181,8 +181,8 @@ def _limits_of_run(asked: Hyperparameters, *, can_pack: bool, trains_vision: boo
         yield "packing", False, reason if asked.packing is True else None
     elif asked.packing == "auto" and asked.neftune_alpha not in ("auto", 0.0):
         yield "packing", False, None  # NEFTune's noise falls with the length of a row, which is to be the example's
-    if trains_vision:
-        reason = "hyperparameters.feature_cache: the vision tower is trained, so no feature is kept."
+    if no_features is not None:
+        reason = f"hyperparameters.feature_cache: no feature is kept, because {no_features}."
         yield "feature_cache", False, reason if asked.feature_cache is True else None
 
 

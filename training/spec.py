@@ -177,5 +177,8 @@ class TrainingSpec(_Options):
 
     @model_validator(mode="after")
     def _shardable(self) -> Self:
-        self.resources.check_quantization(self.method.resolved_quantization)
+        method = self.method
+        self.resources.check_method(
+            method.resolved_quantization, trains_beside_text=method.train_connector or method.train_vision
+        )
         return self

@@ -63,7 +63,10 @@ class Tower:
         cut = [{name: tensor.to(self.device) for name, tensor in self._cut(each).items()} for each in images]
         with torch.no_grad(), self._autocast():
             seen = self._family.look(self._model, cut)
-            return seen if self.trains_connector else self._family.connect(self._model, seen)
+            kept = seen if self.trains_connector else self._family.connect(self._model, seen)
+        return [
+            each.to(self._model.dtype) for each in kept
+        ]  # autocast leaves some in float32; the model casts them anyway
 
     def arguments(self, kept: Sequence[torch.Tensor]) -> dict[str, Any]:
         """Return the model's arguments for the images of a batch, from what was kept of each."""

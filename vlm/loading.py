@@ -147,7 +147,7 @@ def load(
         dtype: The type of everything else, and of the computation.
         double_quantization: Whether the scales of a 4-bit layer are quantized, too.
         spread: Whether to lay the layers on all GPUs that this process sees, instead of on one.
-        shardable: Whether to store 4-bit weights as numbers of `dtype`: accelerate shards only those (`training.sharing`).
+        shardable: Whether to store 4-bit weights as numbers of `dtype`: only those can be sharded (`training.distributed`).
 
     Raises:
         WorkFailed: `base_model`, when the files are not a model that Lensmith knows, or not all of it; `out_of_memory`,

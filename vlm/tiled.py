@@ -81,8 +81,7 @@ class TiledFamily(Family):
         parts = []
         for start in range(0, len(values_t3hw), TILES_PER_PASS):
             some = slice(start, start + TILES_PER_PASS)
-            out = model.get_image_features(values_t3hw[None, some], mask_thw[None, some], return_dict=True)
-            parts.append(out.last_hidden_state)
+            parts.append(_seen(model, values_t3hw[some], mask_thw[some]))
         seen_tpd = torch.cat(parts)
         return list(torch.split(seen_tpd, [len(image["pixel_values"]) for image in images]))
 
@@ -90,6 +89,20 @@ class TiledFamily(Family):
         """Return (m, e) for each image."""
         features_tme = model.model.connector(torch.cat(list(seen)))
         return [part_tme.flatten(0, 1) for part_tme in torch.split(features_tme, [len(each) for each in seen])]
+
+
+def _seen(model: Any, values_t3hw: torch.Tensor, mask_thw: torch.Tensor) -> torch.Tensor:
+    """Return (t, p, d) as `get_image_features` of both families makes it, without what the connector makes of it.
+
+    Its connector would draw dropout that nobody asked for where it has an adapter.
+    """
+    side = model.config.vision_config.patch_size
+    squares = mask_thw.unfold(1, side, side).unfold(2, side, side)
+    out = model.model.vision_model(
+        pixel_values=values_t3hw.to(model.dtype), patch_attention_mask=squares.sum(dim=(-1, -2)) > 0, return_dict=True
+    )
+    seen_tpd: torch.Tensor = out.last_hidden_state
+    return seen_tpd
 
 
 def _joined(images: Sequence[Pixels]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -43,7 +43,7 @@ _SILENT_DEATHS = {
     -9: Failure(
         code=FailureCode.OUT_OF_MEMORY,
         detail="The process was killed by the system (SIGKILL), most often for want of memory.",
-        remedy="Give the worker more memory; for a job, lower hyperparameters.micro_batch_size or image.longest_edge.",
+        remedy="Give the worker more memory; for a job, lower hyperparameters.micro_batch_tokens or image.longest_edge.",
         retryable=True,
     ),
     -6: Failure(

@@ -56,7 +56,10 @@ class JobCreate(BaseModel):
 
     @model_validator(mode="after")
     def _shardable(self) -> Self:
-        self.resources.check_quantization(self.method.resolved_quantization)
+        method = self.method
+        self.resources.check_method(
+            method.resolved_quantization, trains_beside_text=method.train_connector or method.train_vision
+        )
         return self
 
 

@@ -8,6 +8,8 @@ import torch
 
 from tests.engine import alone, collator_of, pixel_vision, tower_of
 from training import adapter
+from training.batching import Budget
+from training.evaluate import Evaluator
 from training.features.fill import fill, let_go
 from training.features.store import FeatureStore
 from training.loss import score
@@ -109,3 +111,43 @@ def test_an_image_that_appears_often_is_looked_at_once(base, rows, encoder_of):
     tower._cut = lambda name: cut.append(name) or encoder.pixels(name)
     FrozenVision(tower).inputs([rows[0].images, rows[2].images])
     assert len(cut) == 2
+
+
+def test_a_trained_connector_draws_the_same_dropout_with_the_cache_and_without(base, rows, encoder_of, child, tmp_path):
+    """The model's own `get_image_features` runs the connector, too, and its dropout moved the random numbers of the run."""
+    torch.manual_seed(0)
+    model = adapter.wrap(base, Method(type="lora", r=4, dropout=0.3, train_connector=True), name="base").train()
+    encoder = encoder_of(base)
+    tower = tower_of(base, encoder, trains_connector=True)
+    store = FeatureStore(tmp_path / "features", {}, budget_bytes=10**9)
+    fill(store, tower, {name: encoder.image_tokens(name) for row in rows for name in row.images}, child)
+    losses = []
+    for vision in (FrozenVision(tower), KeptVision(tower, store)):
+        torch.manual_seed(1)
+        losses += [learned(model, collator_of(base, rows, encoder, vision=vision))[0]]
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("size", [(40, 30), (96, 96), (17, 90)])
+def test_what_the_tower_sees_is_what_the_model_itself_makes_of_pixels(base, shelf, encoder_of, size):
+    encoder = encoder_of(base)
+    row = shelf(("user", 1, ("red", size), "?"), ("assistant", 1, "x"))
+    pixels = encoder.pixels(row.images[0])
+    whole = base.model.get_image_features(
+        pixels["pixel_values"][None], pixels["pixel_attention_mask"][None], return_dict=True
+    )
+    (features,) = tower_of(base, encoder).look(row.images)
+    assert torch.equal(features, whole.pooler_output[0])
+
+
+def test_a_validation_keeps_no_graph_of_a_connector_that_is_trained(base, rows, encoder_of):
+    adapter.wrap(base, Method(type="lora", r=4, train_connector=True), name="base")
+    encoder = encoder_of(base)
+    collator = collator_of(base, rows, encoder, vision=FrozenVision(tower_of(base, encoder, trains_connector=True)))
+    made, batch = [], collator.batch
+    collator.batch = lambda micro_batch: made.append(batch(micro_batch)) or made[-1]
+    Evaluator(collator=collator, lengths=[1, 1, 1], budget=Budget(num_examples=3), precision="fp32").run(
+        base.model, check_stop=lambda: None
+    )
+    features = made[0]["mm_encoder_outputs"]["image"].pooler_output
+    assert not any(each.requires_grad for each in features)

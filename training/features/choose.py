@@ -25,31 +25,34 @@ class Wish:
     Attributes:
         trains_vision: The vision tower has an adapter, so its features change with every step.
         trains_connector: Only the connector has one: what is kept lies before it.
-        wants_cache: Whether features may be kept.
         cache_dir: Where; None where the operator gives no room.
         budget_bytes: How much, for all jobs together.
     """
 
     trains_vision: bool
     trains_connector: bool
-    wants_cache: bool
     cache_dir: Path | None
     budget_bytes: int
 
     @property
     def refusal(self) -> str | None:
-        """Return why features are not kept; None when they are."""
+        """Return why features cannot be kept; None when they can."""
         if self.trains_vision:
             return "the vision tower is trained, so what it makes of an image changes with every step"
-        if not self.wants_cache:
-            return "hyperparameters.feature_cache is false"
         if self.cache_dir is None or self.budget_bytes == 0:
             return "this worker gives it no room (LENSMITH_FEATURE_CACHE_BYTES)"
         return None
 
 
 def choose(
-    wish: Wish, base: LoadedBase, encoder: Encoder, *, precision: Precision, tokens: Mapping[str, int], child: Child
+    wish: Wish,
+    base: LoadedBase,
+    encoder: Encoder,
+    *,
+    wants_cache: bool,
+    precision: Precision,
+    tokens: Mapping[str, int],
+    child: Child,
 ) -> Vision:
     """Return the images of a run; with the feature cache, all are looked at before this returns, and the tower is gone.
 
@@ -57,13 +60,13 @@ def choose(
         wish: What the run trains and allows.
         base: The loaded base, wrapped in place.
         encoder: That cuts images.
+        wants_cache: Whether features are kept, as the run settled it.
         precision: What the run computes in.
         tokens: Image tokens of every image that the run needs, by sha256.
         child: Hears the choice and its reason.
     """
     model: Any = base.model
     if wish.trains_vision:
-        _tell(child, wish.refusal)
         return PixelVision(base.family, encoder.pixels, device=model.device)
     tower = Tower(
         model,
@@ -72,22 +75,18 @@ def choose(
         autocast=lambda: autocast(torch.device(model.device), precision),
         trains_connector=wish.trains_connector,
     )
-    if not tokens:
+    if not tokens:  # text only: nobody will ask for the tower
+        let_go(model, base.family, keep_connector=wish.trains_connector)
         return FrozenVision(tower)
-    if wish.refusal is not None:
-        _tell(child, wish.refusal)
+    if not wants_cache:
         return FrozenVision(tower)
     assert wish.cache_dir is not None
     key = feature_key(base, precision=precision, trains_connector=wish.trains_connector)
-    store = FeatureStore(wish.cache_dir, key, budget_bytes=wish.budget_bytes)
     try:
+        store = FeatureStore(wish.cache_dir, key, budget_bytes=wish.budget_bytes)
         fill(store, tower, tokens, child)
     except (TooLarge, OSError) as error:
         child.events.log(f"The feature cache is off: {error}. Every image is looked at in every step.", level="warning")
         return FrozenVision(tower)
     let_go(model, base.family, keep_connector=wish.trains_connector)
     return KeptVision(tower, store)
-
-
-def _tell(child: Child, refusal: str | None) -> None:
-    child.events.log(f"The feature cache is off: {refusal}.")

@@ -1,5 +1,6 @@
 """Before the first step: look at every image once, keep what the tower makes of it, and let the tower go."""
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from training.vision import Tower
 from vlm.family import Family
 
 _PASS_TOKENS = 1024  # image tokens of one pass: 16 tiles of 64
-_TELL_EVERY = 500  # images
+_TELL_EVERY_S = 15.0
 
 
 class TooLarge(Exception):
@@ -36,17 +37,20 @@ def fill(store: FeatureStore, tower: Tower, tokens: Mapping[str, int], child: Ch
     kept = store.find(names, on_damage=lambda text: child.events.log(f"Feature cache, {text}.", level="warning"))
     missing = [name for name in names if name not in kept]
     child.events.log(f"{len(names):,} images; the features of {len(kept):,} are in the cache.")
-    looked = 0
+    looked, told_at = 0, time.monotonic()
     for some in _passes(missing, tokens):
+        if child.stop.is_set():
+            store.flush()
         child.check_stop()
         seen = tower.look(some)
         if looked == 0:
             _check_room(seen[0], tokens[some[0]], sum(tokens.values()), store.budget_bytes)
         for name, features in zip(some, seen, strict=True):
             store.put(name, features)
-        if looked // _TELL_EVERY != (looked + len(some)) // _TELL_EVERY:
-            child.events.log(f"Looked at {looked + len(some):,} of {len(missing):,} images.")
         looked += len(some)
+        if time.monotonic() - told_at > _TELL_EVERY_S:
+            child.events.log(f"Looked at {looked:,} of {len(missing):,} images.")
+            told_at = time.monotonic()
     store.flush()
     store.evict()
 

@@ -27,6 +27,7 @@ class Shard:
 
     Raises:
         Damaged: The file has no usable header.
+        OSError: It cannot be opened.
     """
 
     def __init__(self, path: Path) -> None:
@@ -35,7 +36,7 @@ class Shard:
             file: Any = safe_open(path, framework="pt")
             self._checksums: dict[str, str] = file.metadata() or {}
             self.names = frozenset(file.keys())
-        except (SafetensorError, OSError) as error:
+        except SafetensorError as error:
             raise Damaged(f"{path.name}: {error}") from error
         self._file = file
 

@@ -43,6 +43,10 @@ class FeatureStore:
         for path in sorted(self._folder.glob(f"*{shard.SUFFIX}")):
             try:
                 self._take(path, wanted - self._where.keys())
+            except FileNotFoundError:  # another job has evicted it at this moment
+                continue
+            except OSError as error:
+                on_damage(f"{path.name} is left aside: {error}")
             except Damaged as damaged:
                 path.unlink(missing_ok=True)
                 on_damage(str(damaged))
@@ -59,9 +63,10 @@ class FeatureStore:
             self.flush()
 
     def flush(self) -> None:
-        """Write what waits; raises `OSError`."""
+        """Write what waits, after room was made for it; raises `OSError`."""
         if not self._waiting:
             return
+        self.evict(sum(each.nbytes for each in self._waiting.values()))
         written = Shard(shard.write(self._folder, self._waiting))
         self._where.update(dict.fromkeys(self._waiting, written))
         self._waiting.clear()
@@ -70,14 +75,14 @@ class FeatureStore:
         """Return what was kept of an image."""
         return self._where[name].read(name)
 
-    def evict(self) -> None:
-        """Remove the least recently used shards of all keys until the rest fits the budget."""
+    def evict(self, incoming_bytes: int = 0) -> None:
+        """Remove the least recently used shards of all keys until the rest, and what comes, fits the budget."""
         mine = {each.path for each in self._where.values()}
         for path in mine:
             with suppress(OSError):
                 os.utime(path)
         shards = sorted(_sizes(self._root), key=lambda each: (each[0] in mine, each[1]))
-        total = sum(size for *_, size in shards)
+        total = incoming_bytes + sum(size for *_, size in shards)
         for path, _, size in shards:
             if total <= self.budget_bytes:
                 break

@@ -33,14 +33,14 @@ CHOICES = {
 ASKED = st.fixed_dictionaries({}, optional={name: st.sampled_from(values) for name, values in CHOICES.items()})
 
 
-@given(ASKED, st.booleans(), st.booleans(), st.booleans())
-def test_every_accepted_job_can_be_shown(asked, on_gpu, can_pack, trains_vision):
+@given(ASKED, st.booleans(), st.booleans(), st.sampled_from([None, "it changes"]))
+def test_every_accepted_job_can_be_shown(asked, on_gpu, can_pack, no_features):
     try:
         accepted = Hyperparameters.model_validate(asked)
     except ValidationError:
         return
     settled = settings.resolve(
-        accepted, num_examples=20, precision="fp32", on_gpu=on_gpu, can_pack=can_pack, trains_vision=trains_vision
+        accepted, num_examples=20, precision="fp32", on_gpu=on_gpu, can_pack=can_pack, no_features=no_features
     ).document()
     before, after = (show_hyperparameters(accepted.model_dump(), each) for each in ({}, settled))
     assert before.model_dump() == accepted.model_dump()

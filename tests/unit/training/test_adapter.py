@@ -237,3 +237,9 @@ def test_the_settled_method_is_told_with_all_its_options(load):
         "exclude_modules": ["layers.1.mlp"],
     }
     assert set(told) - {"trainable_parameters"} == set(Method.model_fields), "an option that nobody is told of"
+
+
+def test_a_part_that_is_to_be_trained_and_has_no_layer_of_the_kinds_is_refused(load):
+    """A SigLIP has no gate_proj: the tower's features were not kept because it is trained, and nothing of it was."""
+    with pytest.raises(WorkFailed, match="train_vision reaches no layer"):
+        adapter.wrap(load(), Method(type="lora", target_modules=("gate_proj",), train_vision=True), name="base")

@@ -59,3 +59,11 @@ def test_eight_bit_weights_are_not_sharded(parallelism, tmp_path):
             TrainingSpec.model_validate(asked)
     else:
         TrainingSpec.model_validate(asked)
+
+
+@pytest.mark.parametrize("part", ["train_connector", "train_vision"])
+def test_fsdp_is_refused_where_more_than_the_text_layers_is_trained(part):
+    spread = Resources(gpus=2, parallelism="fsdp")
+    spread.check_method("nf4", trains_beside_text=False)
+    with pytest.raises(ValueError, match=part):
+        spread.check_method("nf4", trains_beside_text=True)

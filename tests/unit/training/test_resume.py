@@ -333,3 +333,26 @@ def test_an_adapter_in_another_type_is_noticed_although_its_numbers_are_the_same
 
 def weights_of(model):
     return get_peft_model_state_dict(model, save_embedding_layers=False)
+
+
+def full_disk(monkeypatch):
+    """torch reports a disk that takes no more as a bare RuntimeError."""
+
+    def write(self, folder):
+        raise RuntimeError("[enforce fail at inline_container.cc:672] unexpected pos 64 vs 0")
+
+    monkeypatch.setattr(Trainer, "write_state", write)
+
+
+def test_a_checkpoint_that_the_disk_does_not_take_is_a_failure_of_storage(scene, monkeypatch):
+    full_disk(monkeypatch)
+    with pytest.raises(WorkFailed) as failure:
+        scene.run()
+    assert failure.value.code is FailureCode.STORAGE
+    assert failure.value.retryable
+
+
+def test_a_run_that_is_stopped_ends_as_stopped_though_the_disk_is_full(scene, monkeypatch):
+    full_disk(monkeypatch)
+    run = scene.stopped(1)
+    assert "not saved" in "".join(event.message for event in run.events if event.type == "log")

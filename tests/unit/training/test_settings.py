@@ -5,14 +5,14 @@ from training.batching import Budget
 from training.spec import Hyperparameters
 
 
-def resolve(num_examples=1200, *, can_pack=True, trains_vision=False, **asked):
+def resolve(num_examples=1200, *, can_pack=True, no_features=None, **asked):
     return settings.resolve(
         Hyperparameters(**asked),
         num_examples=num_examples,
         precision="fp32",
         on_gpu=False,
         can_pack=can_pack,
-        trains_vision=trains_vision,
+        no_features=no_features,
     )
 
 
@@ -49,13 +49,13 @@ def test_noise_on_the_embeddings_turns_packing_off_unless_it_is_asked_for():
     assert resolve(neftune_alpha=5, packing=True).packing
 
 
-def test_no_feature_is_kept_of_a_tower_that_is_trained():
+def test_no_feature_is_kept_where_none_can_be():
     assert resolve().feature_cache
     assert not resolve(feature_cache=False).feature_cache
-    assert not resolve(trains_vision=True).feature_cache
-    assert resolve(trains_vision=True).warnings == ()
-    (warning,) = resolve(trains_vision=True, feature_cache=True).warnings
-    assert "vision tower is trained" in warning
+    assert not resolve(no_features="it changes").feature_cache
+    assert resolve(no_features="it changes").warnings == ()
+    (warning,) = resolve(no_features="it changes", feature_cache=True).warnings
+    assert warning.endswith("no feature is kept, because it changes.")
 
 
 def test_a_micro_batch_that_is_asked_for_counts_examples_and_nothing_else():

@@ -19,16 +19,24 @@ GB = 10**9
 def choice(load, album, run, tmp_path):
     """Choose for a row with two pictures; return the choice, the base, and what was told."""
 
-    def choice(**wished):
+    def choice(*, wants_cache=True, **wished):
         base = load()
         adapter.wrap(base, Method(type="lora"), name="tiny")
         encoder = Encoder(base.processor, base.family, ImageFolder(album.folder))
         row = album.question("which?", "red", images=2)
-        usual = {"trains_vision": False, "trains_connector": False, "wants_cache": True}
+        usual = {"trains_vision": False, "trains_connector": False}
         usual |= {"cache_dir": tmp_path / "features", "budget_bytes": GB}
         started = run(f"run {len(list(tmp_path.iterdir()))}")
         tokens = {name: encoder.image_tokens(name) for name in row.images}
-        vision = choose(Wish(**usual | wished), base, encoder, precision="fp32", tokens=tokens, child=started.child)
+        vision = choose(
+            Wish(**usual | wished),
+            base,
+            encoder,
+            wants_cache=wants_cache,
+            precision="fp32",
+            tokens=tokens,
+            child=started.child,
+        )
         batch = collator_of(base, [row], encoder, vision=vision).batch(((0,),))
         with torch.no_grad():
             logits = base.model(**{name: each for name, each in batch.items() if name != "labels"}).logits
@@ -68,21 +76,47 @@ def test_a_trained_connector_stays_and_what_lies_before_it_is_kept(choice):
     assert torch.equal(kept, live)
 
 
+def test_a_tower_that_is_trained_gets_pixels(choice):
+    vision, base, _, _ = choice(trains_vision=True, wants_cache=False)
+    assert isinstance(vision, PixelVision)
+    assert has_tower(base)
+
+
+def test_a_run_that_wants_no_cache_keeps_the_tower(choice):
+    vision, base, _, _ = choice(wants_cache=False)
+    assert isinstance(vision, FrozenVision)
+    assert has_tower(base)
+
+
 @pytest.mark.parametrize(
-    ("wished", "kind", "reason"),
+    ("why", "reason"),
     [
-        ({"trains_vision": True}, PixelVision, "the vision tower is trained"),
-        ({"wants_cache": False}, FrozenVision, "hyperparameters.feature_cache is false"),
-        ({"cache_dir": None}, FrozenVision, "LENSMITH_FEATURE_CACHE_BYTES"),
-        ({"budget_bytes": 0}, FrozenVision, "LENSMITH_FEATURE_CACHE_BYTES"),
+        ({"trains_vision": True}, "the vision tower is trained"),
+        ({"cache_dir": None}, "LENSMITH_FEATURE_CACHE_BYTES"),
+        ({"budget_bytes": 0}, "LENSMITH_FEATURE_CACHE_BYTES"),
     ],
 )
-def test_the_reason_why_features_are_not_kept_is_told(choice, wished, kind, reason):
-    vision, base, lines, _ = choice(**wished)
-    assert isinstance(vision, kind)
+def test_there_is_a_reason_why_features_cannot_be_kept(tmp_path, why, reason):
+    usual = {"trains_vision": False, "trains_connector": False, "cache_dir": tmp_path, "budget_bytes": GB}
+    assert Wish(**usual).refusal is None
+    assert reason in Wish(**usual | why).refusal
+
+
+def test_a_data_set_without_images_needs_no_tower(load, album, run):
+    base = load()
+    encoder = Encoder(base.processor, base.family, ImageFolder(album.folder))
+    wish = Wish(trains_vision=False, trains_connector=False, cache_dir=None, budget_bytes=0)
+    vision = choose(wish, base, encoder, wants_cache=False, precision="fp32", tokens={}, child=run().child)
+    assert vision.inputs([[], []]) == {}
+    assert not has_tower(base)
+
+
+def test_a_cache_that_cannot_be_opened_costs_the_cache_and_not_the_run(choice, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    vision, base, lines, _ = choice(cache_dir=tmp_path / "file" / "features")
+    assert isinstance(vision, FrozenVision)
     assert has_tower(base)
-    assert len(lines) == 1
-    assert reason in lines[0][1]
+    assert lines[-1][0] == "warning"
 
 
 def test_features_that_would_not_fit_are_refused_at_the_first_image_and_the_run_goes_on(choice, tmp_path):

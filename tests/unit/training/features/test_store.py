@@ -129,3 +129,41 @@ def test_what_a_killed_job_left_is_swept_when_it_is_old(tmp_path):
     store.evict()
     assert not old.exists()
     assert new.exists()
+
+
+def test_a_shard_that_cannot_be_opened_is_left_where_it_is(tmp_path, monkeypatch):
+    """Another job may hold it; too many open files are no damage."""
+    store = open_store(tmp_path)
+    store.put("one", features(1))
+    store.flush()
+
+    def refuse(*_, **__):
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(shard, "safe_open", refuse)
+    names, told = found(open_store(tmp_path), "one")
+    assert (names, len(told)) == (set(), 1)
+    assert len(shards(tmp_path)) == 1
+
+
+def test_a_shard_that_another_job_evicts_at_this_moment_is_no_news(tmp_path, monkeypatch):
+    store = open_store(tmp_path)
+    store.put("one", features(1))
+    store.flush()
+
+    def gone(*_, **__):
+        raise FileNotFoundError
+
+    monkeypatch.setattr(shard, "safe_open", gone)
+    assert found(open_store(tmp_path), "one") == (set(), [])
+
+
+def test_room_is_made_before_a_shard_is_written(tmp_path, monkeypatch):
+    """On a volume of the size of the budget the new shard would not fit beside the old ones."""
+    old = aged(tmp_path, "a", 1, 300)
+    store = open_store(tmp_path, key={"base": "b"}, budget_bytes=6000)
+    store.put("two", features(2))
+    was_there, write = [], shard.write
+    monkeypatch.setattr(shard, "write", lambda *each: was_there.append(old.exists()) or write(*each))
+    store.flush()
+    assert was_there == [False]
