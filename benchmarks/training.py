@@ -1,6 +1,7 @@
 """Fine-tuning against two stock recipes in one run: examples/s, peak memory, operations and losses over three epochs.
 
-(a) `cookbook`: the Hugging Face cookbook's recipe for SmolVLM; (b) `stock`: TRL with the adapter that Lensmith makes;
+(a) `cookbook`: the Hugging Face cookbook's recipe for SmolVLM; (b) `stock`: TRL with the adapter that Lensmith makes, and
+`plain`: the same without gradient checkpointing;
 (c) `lensmith`: a job as it runs by default, and `exact`: the same without packing and token budgets, step by step beside (b).
 SmolVLM-256M's widths at a sixth of its depth, random weights. Every run is a process of its own, the arms in turn; peaks are above
 those of a process that only imported the same libraries; operations are counted in a pass of their own that is not timed.
@@ -67,7 +68,7 @@ def _compare(folder: Path, base: Path, each: Workload, options: Options, precisi
     from benchmarks.arms.run import run
 
     train, validation = workload.write(folder, each)
-    arms = options.arms or [arm for arm in get_args(Arm) if each.is_headline or arm != "exact"]
+    arms = options.arms or [arm for arm in get_args(Arm) if each.is_headline or arm not in ("exact", "plain")]
     counts_flops = each.is_headline if options.counts_flops is None else options.counts_flops
     runs: dict[Arm, list[Figures]] = {arm: [] for arm in arms}
     flops: dict[Arm, int | None] = {}
@@ -102,7 +103,7 @@ def _options() -> Options:
         "--arm",
         action="append",
         choices=get_args(Arm),
-        help="may be repeated; default: all, `exact` where the goals are set",
+        help="may be repeated; default: all, `exact` and `plain` where the goals are set",
     )
     parser.add_argument("--rounds", type=int, default=1, help="times every arm is run; medians are taken")
     parser.add_argument(

@@ -22,7 +22,7 @@ class Resources(BaseModel):
     """How many GPUs or processes a run has.
 
     One process trains on one GPU, or on the CPU. Several share every step: its micro-batches are dealt to them, so the
-    batch size and the numbers of a run stay what they are.
+    batch size stays what it is, and so do the numbers of a run, but for what each process draws for dropout and noise.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

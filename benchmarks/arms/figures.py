@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from vlm.precision import Precision
 
-Arm = Literal["cookbook", "stock", "lensmith", "exact"]
+Arm = Literal["cookbook", "stock", "plain", "lensmith", "exact"]
 
 
 class Plan(BaseModel):

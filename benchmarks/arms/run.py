@@ -11,7 +11,13 @@ from core.events import Emitter
 from training import device
 from vlm import geometry, untrained
 
-_ARMS = {"cookbook": stock.cookbook, "stock": stock.stock, "lensmith": ours.lensmith, "exact": ours.exact}
+_ARMS = {
+    "cookbook": stock.cookbook,
+    "stock": stock.stock,
+    "plain": stock.plain,
+    "lensmith": ours.lensmith,
+    "exact": ours.exact,
+}
 
 
 def run(plan: Plan) -> Figures:

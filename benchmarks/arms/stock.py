@@ -1,4 +1,4 @@
-"""The two stock arms: the cookbook's recipe as it is, and TRL's `SFTTrainer` with the adapter that Lensmith makes.
+"""The stock arms: the cookbook's recipe as it is, and TRL's `SFTTrainer` with the adapter that Lensmith makes.
 
 Source of the recipe: Hugging Face cookbook, `fine_tuning_smol_vlm_sft_trl`. What differs: the base and the data are ours, and
 attention is SDPA (FlashAttention 2 needs a GPU).
@@ -65,7 +65,15 @@ def cookbook(plan: Plan) -> Figures:
     return _train(plan, _trainer(plan, wrapped, processor, arguments), began)
 
 
-def stock(plan: Plan) -> Figures:
+def plain(plan: Plan) -> Figures:
+    """Run the stock arm without gradient checkpointing, which on a CPU a careful user would turn off.
+
+    With it goes the hook that drags the frozen vision tower into the graph.
+    """
+    return stock(plan, checkpoints=False)
+
+
+def stock(plan: Plan, *, checkpoints: bool = True) -> Figures:
     """Run TRL's loop with Lensmith's base, adapter, labels and schedule, and everything else as TRL has it.
 
     Two things are not TRL's: the line break after an answer is not learned, and the adapter stays float32 (TRL makes it
@@ -90,7 +98,11 @@ def stock(plan: Plan) -> Figures:
     )
     accumulation = BATCH_SIZE // MICRO_BATCH_SIZE
     arguments = _arguments(
-        plan, gradient_accumulation_steps=accumulation, optim="adamw_torch", assistant_only_loss=True
+        plan,
+        gradient_accumulation_steps=accumulation,
+        optim="adamw_torch",
+        assistant_only_loss=True,
+        activation_checkpointing=checkpoints,
     )
     trainer = _trainer(plan, wrapped, base.processor, arguments)
     trainer.data_collator = AnswersOnly(
