@@ -31,8 +31,8 @@ demo: $(STAMP) ## the main job on real input, end to end
 up: $(STAMP) ## start the service on ./.lensmith
 	@$(BIN)/lensmith up
 
-test: $(STAMP) ## every test
-	@$(BIN)/python -m pytest
+test: $(STAMP) ## every test, in two processes
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(STAMP) ## format, lint, types, import rules, file sizes
 	@$(BIN)/ruff format --check .

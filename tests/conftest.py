@@ -26,7 +26,7 @@ for name in [name for name in os.environ if name.startswith("LENSMITH_")]:
     del os.environ[name]  # the developer's own service is none of ours
 
 
-def wait_for(condition, *, within_s=60.0, what="the condition"):
+def wait_for(condition, *, within_s=180.0, what="the condition"):
     """Return the first true value of `condition`, looked at often; fail after the deadline."""
     deadline = time.monotonic() + within_s
     while not (value := condition()):

@@ -22,7 +22,7 @@ def test_a_demo_that_is_told_to_end_takes_its_service_along(tmp_path):
             [sys.executable, "-m", "examples.digits.demo"], stdout=out, stderr=out, env=os.environ | environment
         )
     try:
-        wait_for(lambda: "is up" in output.read_text(), within_s=90, what="the service's start")
+        wait_for(lambda: "is up" in output.read_text(), within_s=180, what="the service's start")
         processes = below(demo.pid)
         assert len(processes) > 1
         demo.send_signal(signal.SIGTERM)

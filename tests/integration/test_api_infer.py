@@ -218,7 +218,7 @@ def test_a_caller_that_leaves_ends_servings_work(app, serving):
         with socket.create_connection(("127.0.0.1", port)) as connection:
             connection.sendall(head.encode() + body)
             wait_for(lambda: serving.asked, what="the question at serving")
-        wait_for(lambda: serving.hung_up, within_s=10, what="the end of the question")
+        wait_for(lambda: serving.hung_up, within_s=60, what="the end of the question")
         assert serving.hung_up == [True]
     finally:
         server.should_exit = True

@@ -205,7 +205,7 @@ def test_a_worker_that_lost_its_lease_leaves_the_fetch_and_takes_the_next_work(
         session.get_one(Work, made["id"]).fence += 1
     other = client.post("/datasets", files={"file": ("colours.zip", colours(12))}).json()
     wait_for(
-        lambda: client.get(f"/datasets/{other['id']}").json()["state"] == "ready", within_s=20, what="the next work"
+        lambda: client.get(f"/datasets/{other['id']}").json()["state"] == "ready", within_s=60, what="the next work"
     )
     with api_database.read() as session:
         assert session.get_one(Work, made["id"]).state is WorkState.RUNNING  # nothing was written without the fence
@@ -223,7 +223,7 @@ def test_a_cancel_ends_a_fetch(client, work, there, api_database):
         with api_database.read() as session:
             return session.get_one(Work, made["id"]).state
 
-    wait_for(lambda: state() is WorkState.CANCELLED, within_s=20, what="the cancel")
+    wait_for(lambda: state() is WorkState.CANCELLED, within_s=60, what="the cancel")
 
 
 @pytest.mark.parametrize("slowly", [drips, hangs])
