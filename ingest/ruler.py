@@ -10,7 +10,7 @@ from ingest.drafts import Draft, ImageDraft
 from ingest.issues import Finding, Rule, shown
 from ingest.statistics import TokenStatistics, spread
 from vlm.conversation import ImagePart, Message, TextPart
-from vlm.measure import BaseFacts, Measure, TemplateRefused
+from vlm.measure import BaseFacts, ImageRefused, Measure, TemplateRefused
 
 _SHORTEN = "Shorten it, or split it into several rows; nothing is ever cut."
 
@@ -23,7 +23,7 @@ class Ruler(Protocol):
         """Return what is to be known of the base."""
 
     def measure(self, messages: Sequence[Message], sides_px: Sequence[tuple[int, int]]) -> Measure:
-        """Return the size of a conversation with images of (height, width); raises `TemplateRefused`.
+        """Return the size of a conversation with images of (height, width); raises `TemplateRefused`, `ImageRefused`.
 
         `labelled_tokens` of one that is longer than the context is not looked at.
         """
@@ -50,6 +50,8 @@ class Gauge:
             measure = self._ruler.measure(_messages(draft), sides_px)
         except TemplateRefused as refused:
             return [template_refused(refused, self._facts)]
+        except ImageRefused as refused:
+            return [image_refused(draft, refused, self._facts)]
         found = list(example_too_long(draft, measure, self._facts))
         found = found or list(nothing_learned(draft, measure, self._facts))
         if not found:
@@ -120,15 +122,22 @@ def template_refused(refused: TemplateRefused, base: BaseFacts) -> Finding:
     )
 
 
+def image_refused(draft: Draft, refused: ImageRefused, base: BaseFacts) -> Finding:
+    """Return that the base does not take the sides of an image."""
+    return Finding(
+        rule=Rule.IMAGE_TOO_SMALL,
+        pointer=_images_pointer(draft),
+        message=f"{shown(base.id)} does not take the row: {refused}.",
+        fix="Crop the image, or take the row out.",
+    )
+
+
 def _takes(base: BaseFacts) -> str:
     return f"{shown(base.id)} takes at most {base.context_tokens:,}"
 
 
 def _cut_less(base: BaseFacts) -> str:
-    if base.is_split:
-        small = "set image.upscale to false where pictures are small, " if base.is_upscaled else ""
-        return f"Shorten or split the row, lower image.longest_edge, {small}or set image.split to false; nothing is ever cut."
-    return "Shorten or split the row, or show fewer images; nothing is ever cut."
+    return f"Shorten or split the row, or {base.fewer_tokens}; nothing is ever cut."
 
 
 def _images_pointer(draft: Draft) -> str:

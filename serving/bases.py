@@ -181,13 +181,14 @@ def _processor(base: Base, folder: Path) -> Any:
         Invalid: It is no processor of this base: other tokens would reach the model as noise, or as a crash.
     """
     own: Any = base.loaded.processor
+    rule = base.loaded.family.image_rule
     if not (folder / PROCESSOR_FILE).is_file():
         return own
     try:
         found = type(own).from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _foreign(f"its processor does not load ({type(error).__name__})") from error
-    if found.tokenizer.get_vocab() != own.tokenizer.get_vocab() or found.image_seq_len != own.image_seq_len:
+    if found.tokenizer.get_vocab() != own.tokenizer.get_vocab() or rule(found).unit != rule(own).unit:
         raise _foreign("its processor makes other tokens than the base's")
     return found
 

@@ -1,6 +1,6 @@
 """From tickets to tokens: render a prompt, pad a batch, generate, row by row independent.
 
-Shapes: H x W pixels of a tile.
+Suffixes of tensor names: a axes of positions, the first is that of text; b rows, s tokens.
 """
 
 import time
@@ -20,7 +20,7 @@ from serving.ticket import Ticket
 from serving.wire import AdapterRef, Sampling
 from training.encoding import expanded
 from vlm.conversation import as_chat
-from vlm.family import Family, Pixels
+from vlm.family import Pixels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,18 +30,20 @@ class Row:
     Attributes:
         ids: The prompt's tokens, images expanded.
         num_image_tokens: How many of them are image features.
+        positions: Where they stand (`Family.positions`).
         pixels: Each image as the vision tower takes it, in order of appearance.
     """
 
     ticket: Ticket
     ids: list[int]
     num_image_tokens: int
+    positions: torch.Tensor
     pixels: tuple[Pixels, ...]
 
     @property
-    def tile_size(self) -> tuple[int, ...]:
-        """Return (H, W), or nothing without images; the tiles of one processor have one size."""
-        return tuple(self.pixels[0]["pixel_values"].shape[-2:]) if self.pixels else ()
+    def piece_shapes(self) -> frozenset[tuple[int, ...]]:
+        """Return the shapes of what its images are made of, tiles or patches; nothing without images."""
+        return frozenset(tuple(tensor.shape[1:]) for image in self.pixels for tensor in image.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +55,7 @@ class Clock:
 
 
 def prepare(ticket: Ticket, base: Base) -> Row:
-    """Return the ticket's prompt as tokens and tiles.
+    """Return the ticket's prompt as tokens and pixels, which are what the base's processor would make of it.
 
     Both are made by what makes those of training (`vlm.family`), not by the whole processor, which cuts in its own way.
 
@@ -64,31 +66,33 @@ def prepare(ticket: Ticket, base: Base) -> Row:
     processor = base.processor(request.adapter)
     family = base.loaded.family
     text = _render(ticket, processor, family.image_token)
-    written = [family.image_text(processor, image.height, image.width) for image in ticket.images]
-    text, _ = expanded(text, family.image_token, written)
+    sides = [(image.height, image.width) for image in ticket.images]
+    text, _ = expanded(text, family.image_token, [family.image_text(processor, *each) for each in sides])
     ids = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
     _check_length(len(ids), request.sampling.max_tokens, base)
     return Row(
         ticket=ticket,
         ids=ids,
         num_image_tokens=ids.count(family.image_token_id(processor.tokenizer)),
+        positions=family.positions(processor, ids, sides),
         pixels=tuple(family.cut(processor, image) for image in ticket.images),
     )
 
 
 def generate(base: Base, rows: Sequence[Row], answers: Sequence[Answer]) -> Clock:
-    """Fill `answers`, one per row. All rows share adapter, sampling shape and tile size.
+    """Fill `answers`, one per row. All rows share adapter, sampling shape and the shapes of their pieces.
 
     Greedy rows do not depend on their neighbours: padding is masked, and each row has its own end.
     """
     request = rows[0].ticket.request
     watch = _Watch([row.ticket for row in rows], answers)
     with base.using(request.adapter) as model, torch.inference_mode():
-        inputs = _collate(rows, base.loaded.family, pad_id=_pad_id(base, request.adapter), device=model.device)
+        inputs = _collate(rows, pad_id=_pad_id(base, request.adapter))
+        inputs |= base.loaded.family.join([row.pixels for row in rows])
         started_at = time.perf_counter()
         with _seeded(request.sampling.seed, model.device):
             model.generate(
-                **inputs,
+                **{name: tensor.to(model.device) for name, tensor in inputs.items()},
                 **_choice(request.sampling),
                 max_new_tokens=max(row.ticket.request.sampling.max_tokens for row in rows),
                 eos_token_id=sorted(end_ids(base, request.adapter)),
@@ -133,11 +137,16 @@ def _render(ticket: Ticket, processor: Any, image_token: str) -> str:
                 f"#/messages/{index}/content", f"The text holds {image_token}, which stands for an image; remove it."
             )
     try:
-        return str(processor.apply_chat_template(as_chat(messages), tokenize=False, add_generation_prompt=True))
+        text = str(processor.apply_chat_template(as_chat(messages), tokenize=False, add_generation_prompt=True))
     except jinja2.TemplateError as error:
         raise Invalid.field(
             "#/messages", f"The model's chat template does not take these messages: {error}."
         ) from error
+    if text.count(image_token) != len(ticket.images):
+        raise Invalid.field(
+            "#/messages", "The model's chat template leaves images out; put them into the user's turns."
+        )
+    return text
 
 
 def _check_length(num_prompt_tokens: int, max_tokens: int, base: Base) -> None:
@@ -150,15 +159,21 @@ def _check_length(num_prompt_tokens: int, max_tokens: int, base: Base) -> None:
         )
 
 
-def _collate(rows: Sequence[Row], family: Family, *, pad_id: int, device: torch.device) -> dict[str, torch.Tensor]:
-    """Pad to the left, so that every row's next token comes at the same place."""
+def _collate(rows: Sequence[Row], *, pad_id: int) -> dict[str, torch.Tensor]:
+    """Pad to the left, so that every row's next token comes at the same place.
+
+    Positions of one axis are left to the model, which counts tokens; those of several stand for what it would work out
+    from images, and go on from the last token's with every new one.
+    """
     length = max(len(row.ids) for row in rows)
+    fill = [length - len(row.ids) for row in rows]
     batch = {
-        "input_ids": torch.tensor([[pad_id] * (length - len(row.ids)) + row.ids for row in rows]),
-        "attention_mask": torch.tensor([[0] * (length - len(row.ids)) + [1] * len(row.ids) for row in rows]),
+        "input_ids": torch.tensor([[pad_id] * n + row.ids for row, n in zip(rows, fill, strict=True)]),
+        "attention_mask": torch.tensor([[0] * n + [1] * len(row.ids) for row, n in zip(rows, fill, strict=True)]),
     }
-    batch |= family.join([row.pixels for row in rows])
-    return {name: tensor.to(device) for name, tensor in batch.items()}
+    padded = [torch.nn.functional.pad(row.positions, (n, 0)) for row, n in zip(rows, fill, strict=True)]
+    positions_abs = torch.stack(padded, dim=1)
+    return batch if len(positions_abs) == 1 else batch | {"position_ids": positions_abs}
 
 
 def _pad_id(base: Base, adapter: AdapterRef | None) -> int:

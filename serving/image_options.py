@@ -1,20 +1,20 @@
 """A base's processor with the image options of a job, without a change to the one that others use."""
 
-from typing import Any
+import dataclasses
 
-from core.errors import Invalid, WorkFailed
-from vlm import image_options
-from vlm.image_options import ImageOptions
+from core.errors import Invalid
+from vlm.image_options import ImageOptions, OptionRefused
+from vlm.loading import LoadedProcessor
 
 
-def with_options(processor: Any, options: ImageOptions) -> Any:
-    """Return a copy of the processor with these options, as `vlm.image_options` does.
+def with_options(base: LoadedProcessor, options: ImageOptions) -> LoadedProcessor:
+    """Return the base with a processor of its own and these options on it; tokenizer and template are shared.
 
     Raises:
         Invalid: The base cannot cut images like this.
     """
     try:
-        return image_options.with_options(processor, options)
-    except WorkFailed as error:
-        name = "split" if options.longest_edge is None else "longest_edge"
-        raise Invalid.field(f"#/image/{name}", f"{error.detail} {error.remedy}") from error
+        own = base.family.with_image_options(base.processor, options)
+    except OptionRefused as error:
+        raise Invalid.field(f"#/image/{error.option}", f"{error.detail} {error.remedy}") from error
+    return dataclasses.replace(base, processor=own)

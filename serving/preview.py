@@ -2,18 +2,14 @@
 
 Tokens, labels and tiles come from `training.encoding.Encoder`, the one that makes the batches of a run; nothing of it is
 done anew here.
-
-Suffixes of tensor names: t tiles, h and w pixels.
 """
 
 import base64
-import dataclasses
 import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 
 from core.errors import Invalid, WorkFailed
@@ -22,17 +18,16 @@ from serving.wire import Grid, ImageCut, Previewed, PreviewRequest, Tile, TokenR
 from training import checks
 from training.encoding import Encoded, Encoder
 from training.images import ImageFolder
-from vlm import image_options
 from vlm.conversation import Example
-from vlm.cutting import Cutting
 from vlm.family import Pixels
 from vlm.labels import IGNORED
 from vlm.loading import LoadedProcessor
-from vlm.measure import Measure, TemplateRefused
+from vlm.measure import ImageRefused, Measure, TemplateRefused
 from vlm.ruler import Limits
 
 MAX_RUNS = 32_768  # of tokens; the longest context of the catalogue is 16,384
 MAX_TILES = 200  # more than fit into any context of the catalogue; 1 GB as tensors, and training refuses the row anyway
+MAX_IMAGE_TOKENS = 32_768  # the same for images that are not cut: 0.6 GB of patches
 MAX_TILES_SHOWN = 64
 TILE_SIDE_PX = 192  # of a tile as it is shown; about 4 KB each
 _QUALITY = 85
@@ -52,7 +47,7 @@ def preview(base: LoadedProcessor, request: PreviewRequest, folder: Path) -> Pre
         Invalid: The image options do not fit the base, or the chat template does not take the row.
         WorkFailed: `bad_data`, when the row holds what no row may.
     """
-    base = dataclasses.replace(base, processor=with_options(base.processor, request.image))
+    base = with_options(base, request.image)
     row = request.row
     names = tuple(image.sha256 for image in row.images)
     example = Example(row=row.number, split="train", messages=row.messages, images=names)
@@ -62,6 +57,8 @@ def preview(base: LoadedProcessor, request: PreviewRequest, folder: Path) -> Pre
         return _Look(base, ImageFolder(folder), limits).at(example)
     except TemplateRefused as error:
         raise Invalid(f"The base model's chat template does not take this row: {error}.") from error
+    except ImageRefused as error:
+        raise Invalid(f"The base model does not take this row: {error}.") from error
 
 
 class _Look:
@@ -73,14 +70,14 @@ class _Look:
         self._pictures = pictures
         self._limits = limits
         self._encoder = Encoder(base.processor, base.family, pictures)
-        self._cutting = Cutting.of(base.processor)
+        self._rule = base.family.image_rule(base.processor)
 
     def at(self, example: Example) -> Previewed:
         """Return what is seen of an example."""
         measure = self._encoder.measure(example)
         sizes = [self._pictures.size(name) for name in example.images]
-        num_tiles = sum(self._cutting.num_tiles(*size) for size in sizes)
-        is_shown = num_tiles <= MAX_TILES
+        num_tiles = sum(self._rule.num_tiles(*size) for size in sizes)
+        is_shown = num_tiles <= MAX_TILES and measure.image_tokens <= MAX_IMAGE_TOKENS
         encoded = self._encoder.encode(example) if is_shown else None
         pixels = [self._encoder.pixels(name) for name in example.images] if is_shown else None
         runs = [] if encoded is None else self._runs(encoded)
@@ -95,7 +92,7 @@ class _Look:
             refusal=_refusal(example, measure, self._limits),
             images=tuple(self._cuts(sizes, pixels)),
             is_shortened=encoded is None or len(runs) > MAX_RUNS or num_tiles > MAX_TILES_SHOWN,
-            image=image_options.document(self._processor),
+            image=self._base.family.image_settings(self._processor),
             base_revision=self._base.revision,
         )
 
@@ -114,25 +111,23 @@ class _Look:
         """Yield one image after the other, its tiles row by row, the whole at last."""
         at = 0
         for image, (height, width) in enumerate(sizes):
-            rows, columns = self._cutting.grid(height, width)
-            num_tiles = self._cutting.num_tiles(height, width)
+            rows, columns = self._rule.grid(height, width)
+            num_tiles = self._rule.num_tiles(height, width)
             places = [Grid(row=r, column=c) for r in range(1, rows + 1) for c in range(1, columns + 1)]
-            shown = [] if pixels is None else [*places, None][: max(0, MAX_TILES_SHOWN - at)]
+            shown = [*places, None][: max(0, MAX_TILES_SHOWN - at)]
+            pictures = iter(()) if pixels is None else self._base.family.pictures(self._processor, pixels[image])
             yield ImageCut(
                 width_px=width,
                 height_px=height,
                 rows=rows,
                 columns=columns,
                 num_tiles=num_tiles,
-                num_tokens=self._cutting.num_tokens(height, width),
+                num_tokens=self._rule.num_tokens(height, width),
                 tiles=tuple(
-                    Tile(place=place, url=_data_url(_picture(pixels[image], index, self._processor.image_processor)))
-                    for index, place in enumerate(shown)
-                    if pixels is not None
+                    Tile(place=place, url=_data_url(picture)) for place, picture in zip(shown, pictures, strict=False)
                 ),
             )
             at += num_tiles
-            assert pixels is None or num_tiles == len(pixels[image]["pixel_values"])
 
 
 def pieces(ids: Sequence[int], tokenizer: Any) -> Iterator[str]:
@@ -154,28 +149,14 @@ def pieces(ids: Sequence[int], tokenizer: Any) -> Iterator[str]:
 
 def _refusal(example: Example, measure: Measure, limits: Limits) -> str | None:
     try:
-        checks.check_size(example, measure, limits.context_tokens)
+        checks.check_size(example, measure, limits)
     except WorkFailed as error:
         return f"{error.detail} {error.remedy}"
     return None
 
 
-def _picture(pixels: Pixels, index: int, cutter: Any) -> Image.Image:
-    """Return a tile as it was before it was scaled to the model's numbers, without its padding."""
-    values_3hw, mask_hw = pixels["pixel_values"][index].float(), pixels["pixel_attention_mask"][index].bool()
-    if cutter.do_normalize:
-        mean, std = (torch.tensor(each)[:, None, None] for each in (cutter.image_mean, cutter.image_std))
-        values_3hw = values_3hw * std + mean
-    if cutter.do_rescale:
-        values_3hw = values_3hw / cutter.rescale_factor
-    height, width = int(mask_hw.any(dim=1).sum()), int(mask_hw.any(dim=0).sum())
-    pixels_hw3 = values_3hw[:, :height, :width].round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0)
-    picture = Image.fromarray(pixels_hw3.numpy(), "RGB")
-    picture.thumbnail((TILE_SIDE_PX, TILE_SIDE_PX))
-    return picture
-
-
 def _data_url(picture: Image.Image) -> str:
+    picture.thumbnail((TILE_SIDE_PX, TILE_SIDE_PX))
     out = io.BytesIO()
     picture.save(out, "WEBP", quality=_QUALITY)
     return f"data:image/webp;base64,{base64.b64encode(out.getvalue()).decode()}"

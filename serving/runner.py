@@ -108,9 +108,9 @@ def _prepared(tickets: Sequence[Ticket], base: Base) -> Iterator[Row]:
 
 def _batches(rows: list[Row]) -> Iterator[list[Row]]:
     """Group rows whose tiles have one size, each group within the token budget."""
-    groups: dict[tuple[int, ...], list[list[Row]]] = {}
+    groups: dict[frozenset[tuple[int, ...]], list[list[Row]]] = {}
     for row in rows:
-        batches = groups.setdefault(row.tile_size, [[]])
+        batches = groups.setdefault(row.piece_shapes, [[]])
         longest = max(len(other.ids) for other in [*batches[-1], row])
         if batches[-1] and longest * (len(batches[-1]) + 1) > MAX_BATCH_TOKENS:
             batches.append([])

@@ -15,7 +15,7 @@ from training.encoding import Encoder
 from vlm.conversation import Example
 from vlm.image_options import ImageOptions
 from vlm.loading import LoadedProcessor
-from vlm.measure import Measure, TemplateRefused
+from vlm.measure import ImageRefused, Measure, TemplateRefused
 from vlm.ruler import Limits
 
 MAX_ROWS_TOLD = 20
@@ -59,7 +59,7 @@ def count_tokens(
     Raises:
         Invalid: The image options do not fit the base.
     """
-    base = dataclasses.replace(base, processor=with_options(base.processor, options))
+    base = with_options(base, options)
     encoder, limits = Encoder(base.processor, base.family, pictures), Limits.of(base)
     measured: list[tuple[RowPlace, Measure]] = []
     unreadable: list[RowPlace] = []
@@ -73,7 +73,7 @@ def count_tokens(
             continue
         try:
             measured.append((place, encoder.measure(example)))
-        except TemplateRefused:
+        except (TemplateRefused, ImageRefused):
             unreadable.append(place)
     return _counts(measured, unreadable, limits)
 

@@ -205,7 +205,7 @@ class Previewed(BaseModel):
     refusal: str | None
     images: tuple[ImageCut, ...]
     is_shortened: bool
-    image: dict[str, int | bool]
+    image: dict[str, int | bool | None]
     base_revision: str
 
 

@@ -8,7 +8,7 @@ from core.errors import FailureCode, WorkFailed
 from training.encoding import Encoder
 from training.image_sizes import ImageSizes
 from vlm.conversation import Example, ImagePart
-from vlm.measure import Measure, TemplateRefused
+from vlm.measure import ImageRefused, Measure, TemplateRefused
 from vlm.ruler import Limits
 
 
@@ -89,7 +89,7 @@ def check(
         check_stop()
         check_text(example, limits.reserved)
         measure = _measured(example, encoder)
-        check_size(example, measure, limits.context_tokens)
+        check_size(example, measure, limits)
         measures.append(measure)
     return tuple(measures)
 
@@ -102,6 +102,12 @@ def _measured(example: Example, encoder: Encoder) -> Measure:
             FailureCode.BAD_DATA,
             f"The base model's chat template does not take row {example.row}: {refused}.",
             remedy="Write the turns as this base model wants them, or choose another.",
+        ) from refused
+    except ImageRefused as refused:
+        raise WorkFailed(
+            FailureCode.BAD_DATA,
+            f"The base model does not take row {example.row}: {refused}.",
+            remedy="Crop the image, or leave the row out.",
         ) from refused
 
 
@@ -128,19 +134,18 @@ def check_text(example: Example, reserved: frozenset[str]) -> None:
         )
 
 
-def check_size(example: Example, measure: Measure, context_tokens: int) -> None:
+def check_size(example: Example, measure: Measure, limits: Limits) -> None:
     """Refuse what is longer than the context, and what has nothing to learn.
 
     Raises:
         WorkFailed: `bad_data`.
     """
-    if measure.tokens > context_tokens:
+    if measure.tokens > limits.context_tokens:
         raise WorkFailed(
             FailureCode.BAD_DATA,
             f"Row {example.row} has {measure.tokens:,} tokens, {measure.image_tokens:,} of them for its images; "
-            f"the base model takes at most {context_tokens:,}. Nothing is ever cut, so nothing was trained.",
-            remedy="Shorten or split the row, or lower image.longest_edge, set image.upscale to false (where pictures are "
-            "small) or set image.split to false.",
+            f"the base model takes at most {limits.context_tokens:,}. Nothing is ever cut, so nothing was trained.",
+            remedy=f"Shorten or split the row, or {limits.fewer_tokens}.",
         )
     if measure.labelled_tokens == 0:
         raise WorkFailed(

@@ -44,6 +44,8 @@ def pack(rows: Sequence[Sequence[Encoded]], pad_token_id: int) -> dict[str, torc
     Examples of a row are told apart by their positions, which start anew: transformers builds the block-diagonal mask
     from them (`masking_utils.find_packed_sequence_indices`), but only where there is no `attention_mask`. The padding
     is then one more sequence behind the others, which nobody looks at.
+
+    Suffixes of tensor names: a axes, the first is that of text; b rows, s tokens.
     """
     lengths = [sum(len(each.input_ids) for each in row) for row in rows]
     width = max(lengths)
@@ -51,12 +53,19 @@ def pack(rows: Sequence[Sequence[Encoded]], pad_token_id: int) -> dict[str, torc
     ids = [_joined(row, "input_ids") + [pad_token_id] * n for row, n in zip(rows, fill, strict=True)]
     learned = [_joined(row, "labels") + [labels.IGNORED] * n for row, n in zip(rows, fill, strict=True)]
     batch = {"input_ids": torch.tensor(ids), "labels": torch.tensor(learned)}
+    positions_abs = torch.stack([_positions(row, n) for row, n in zip(rows, fill, strict=True)], dim=1)
+    is_plain = len(positions_abs) == 1
     if all(len(row) == 1 for row in rows):
         mask = [[1] * length + [0] * n for length, n in zip(lengths, fill, strict=True)]
-        return batch | {"attention_mask": torch.tensor(mask)}
-    spans = [[*(len(each.input_ids) for each in row), n] for row, n in zip(rows, fill, strict=True)]
-    positions = [[position for length in row for position in range(length)] for row in spans]
-    return batch | {"position_ids": torch.tensor(positions)}
+        batch["attention_mask"] = torch.tensor(mask)
+        if is_plain:  # the models count for themselves
+            return batch
+    return batch | {"position_ids": positions_abs[0] if is_plain else positions_abs}
+
+
+def _positions(row: Sequence[Encoded], padding: int) -> torch.Tensor:
+    parts = [each.positions for each in row]
+    return torch.cat([*parts, torch.arange(padding).expand(len(parts[0]), -1)], dim=1)
 
 
 def _joined(row: Sequence[Encoded], name: str) -> list[int]:

@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from training.images import ImageSource
-from vlm import image_options, labels
+from vlm import labels
 from vlm.conversation import Example, Message
 from vlm.family import Family, Pixels
 from vlm.image_options import ImageOptions
@@ -26,10 +28,12 @@ class Encoded:
     Attributes:
         input_ids: S tokens, images expanded.
         labels: S labels; `vlm.labels.IGNORED` where nothing is learned.
+        positions: (axes, S), the axis of text first (`Family.positions`).
     """
 
     input_ids: list[int]
     labels: list[int]
+    positions: torch.Tensor
 
 
 class Encoder:
@@ -46,7 +50,8 @@ class Encoder:
     def encode(self, example: Example) -> Encoded:
         """Return the example's tokens and labels; of its images only the headers are read."""
         text, spans = labels.answer_spans(example.messages, self._ruler.render)
-        written = [self._family.image_text(self._processor, *self._size(sha256)) for sha256 in example.images]
+        sides = [self._size(sha256) for sha256 in example.images]
+        written = [self._family.image_text(self._processor, *each) for each in sides]
         text, replacements = expanded(text, self._family.image_token, written)
         out = self._processor.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         return Encoded(
@@ -58,6 +63,7 @@ class Encoder:
                 images=[replacement.new for replacement in replacements],
                 structural_ids=self._ruler.structural_ids,
             ),
+            positions=self._family.positions(self._processor, out["input_ids"], sides),
         )
 
     def pixels(self, sha256: str) -> Pixels:
@@ -72,6 +78,11 @@ class Encoder:
         """Return how many tokens an image becomes, structural ones included."""
         return self._rule.num_tokens(*self._size(sha256))
 
+    @property
+    def knows_tiles(self) -> bool:
+        """Tell whether the base model has tiles at all, cut or not."""
+        return self._family.image_settings(self._processor)["tile_px"] is not None
+
     def image_tiles(self, sha256: str) -> int:
         """Return into how many tiles an image is cut."""
         return self._rule.num_tiles(*self._size(sha256))
@@ -80,15 +91,15 @@ class Encoder:
         """Return an encoder that cuts images by these options; headers that were read are not read again.
 
         Raises:
-            WorkFailed: `base_model`: it cannot cut images like this.
+            OptionRefused: The base model cannot cut images like this.
         """
-        processor = image_options.with_options(self._processor, options)
+        processor = self._family.with_image_options(self._processor, options)
         other = Encoder(processor, self._family, self._images)
         other._sides = self._sides
         return other
 
     def render(self, messages: Sequence[Message], *, open_answer: bool = False) -> str:
-        """Return messages as the base model's chat template writes them, one `<image>` for each image."""
+        """Return messages as the base model's chat template writes them, one image token for each image."""
         return self._ruler.render(messages, open_answer=open_answer)
 
     def _size(self, sha256: str) -> tuple[int, int]:

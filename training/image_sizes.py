@@ -5,10 +5,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from core.errors import WorkFailed
 from training.encoding import Encoder
 from vlm.conversation import Example
-from vlm.image_options import MIN_EDGE_PX, ImageOptions
+from vlm.cutting import MAX_SIDE_PX
+from vlm.image_options import MIN_EDGE_PX, ImageOptions, OptionRefused
 
 WORTH_SAYING_RATIO = 0.3  # of all tokens; less does not pay for looking at images in another way than the base did
 
@@ -38,11 +38,11 @@ class ImageSizes:
     """The images of a split, each as often as it is shown.
 
     Attributes:
-        tiles_per_image: The whole image included.
+        tiles_per_image: The whole image included; None where the base model knows no tiles.
         tokens_per_image: Structural tokens included.
     """
 
-    tiles_per_image: Spread
+    tiles_per_image: Spread | None
     tokens_per_image: Spread
 
     @classmethod
@@ -52,13 +52,14 @@ class ImageSizes:
         if not shown:
             return None
         return cls(
-            tiles_per_image=Spread.of([encoder.image_tiles(name) for name in shown]),
+            tiles_per_image=Spread.of([encoder.image_tiles(name) for name in shown]) if encoder.knows_tiles else None,
             tokens_per_image=Spread.of([encoder.image_tokens(name) for name in shown]),
         )
 
     def sentence(self) -> str:
         """Return the sizes in words."""
-        return f"{self.tiles_per_image.words('tile')} and {self.tokens_per_image.words('token')} per image"
+        tiles = "" if self.tiles_per_image is None else f"{self.tiles_per_image.words('tile')} and "
+        return f"{tiles}{self.tokens_per_image.words('token')} per image"
 
 
 def saving_sentence(
@@ -72,7 +73,7 @@ def saving_sentence(
         examples: The split.
         encoder: With the image options of the run.
         tokens: Of the whole split.
-        image: The image options in force, as `vlm.image_options.document` returns them.
+        image: The image options in force, as `Family.image_settings` returns them.
         asked: Those of the job.
     """
     shown = _shown(examples)
@@ -81,7 +82,7 @@ def saving_sentence(
     for options, words in _cheaper(image, asked):
         try:
             other = encoder.with_options(options)
-        except WorkFailed:  # not for this base
+        except OptionRefused:  # not for this base
             continue
         fewer = now - sum(other.image_tokens(name) for name in shown)
         if fewer >= WORTH_SAYING_RATIO * tokens:
@@ -89,15 +90,15 @@ def saving_sentence(
     if not found:
         return None
     return (
-        f"Of the {tokens:,} tokens of an epoch {', '.join(found)}. The base model learned to see with images cut as they "
-        "are now; whether fewer tiles are enough for these, only a comparison tells."
+        f"Of the {tokens:,} tokens of an epoch {', '.join(found)}. The base model learned to see with images scaled "
+        "and cut as they are now; whether fewer tokens are enough for these, only a comparison tells."
     )
 
 
 def _cheaper(image: dict[str, Any], asked: ImageOptions) -> Iterator[tuple[ImageOptions, str]]:
     if asked.upscale is None and image.get("upscale"):
         yield ImageOptions(upscale=False), "image.upscale false"
-    edge = image.get("longest_edge", 0) // 2
+    edge = min(image.get("longest_edge", 0) // 2, MAX_SIDE_PX)
     if asked.longest_edge is None and edge >= MIN_EDGE_PX:
         yield ImageOptions(longest_edge=edge), f"image.longest_edge {edge}"
 

@@ -31,7 +31,7 @@ from training.saver import Saver
 from training.settings import Schedule
 from training.spec import TrainingSpec
 from training.vision import KeptVision, Vision
-from vlm import catalog, image_options, loading
+from vlm import catalog, loading
 from vlm.conversation import Example, read_examples
 from vlm.digest import chat_template_digest, processor_digest
 from vlm.loading import LoadedBase
@@ -129,7 +129,7 @@ def _load(spec: TrainingSpec, child: Child, group: Group) -> Loaded:
         spread=spec.resources.parallelism == "model",
         shardable=group.is_sharded,
     )
-    image_options.apply(spec.image, base.processor)
+    base.family.set_image_options(base.processor, spec.image)
     child.check_stop()
     entry = catalog.find(resolved.id)
     name = (entry and entry.hub_id) or resolved.id
@@ -172,7 +172,7 @@ def _prepare(spec: TrainingSpec, child: Child, loaded: Loaded) -> Prepared:
     for warning in schedule.warnings:
         child.events.log(warning, level="warning")
     model = adapter.wrap(base, spec.method, name=loaded.name)
-    image = image_options.document(base.processor)
+    image = base.family.image_settings(base.processor)
     settled = {
         "hyperparameters": schedule.document(),
         "method": adapter.document(spec.method, model),

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlm import image_options, loading
+from vlm import loading
 from vlm.conversation import Message
-from vlm.cutting import Cutting
 from vlm.image_options import ImageOptions
 from vlm.measure import BaseFacts, Measure
 from vlm.ruler import Limits, TokenRuler
@@ -41,17 +40,18 @@ def load_ruler(name: str, *, models_dir: Path, image: ImageOptions) -> BaseRuler
     """
     resolved = loading.resolve(name, models_dir=models_dir, with_weights=False)
     base = loading.load_processor(resolved)
-    image_options.apply(image, base.processor)
-    limits, cutting = Limits.of(base), Cutting.of(base.processor)
+    base.family.set_image_options(base.processor, image)
+    limits, rule = Limits.of(base), base.family.image_rule(base.processor)
     facts = BaseFacts(
         id=resolved.id,
         revision=resolved.revision,
         context_tokens=limits.context_tokens,
         reserved=limits.reserved,
         longest_token_chars=_longest_token_chars(base.processor),
-        longest_edge_px=cutting.longest_edge_px,
-        is_split=cutting.is_split,
-        is_upscaled=cutting.is_upscaled,
+        longest_edge_px=rule.longest_edge_px,
+        is_split=rule.is_split,
+        is_upscaled=rule.is_upscaled,
+        fewer_tokens=limits.fewer_tokens,
     )
     return BaseRuler(facts, TokenRuler(base.processor, base.family))
 

@@ -55,6 +55,20 @@ class Cutting:
         )
 
     @property
+    def unit(self) -> tuple[int, ...]:
+        """Return what no image option changes: the image features of a tile."""
+        return (self.tokens_per_tile,)
+
+    @property
+    def fewer_tokens(self) -> str:
+        """Return what makes an image fewer tokens."""
+        if not self.is_split:
+            return "show fewer images"
+        if self.is_upscaled:
+            return "lower image.longest_edge, set image.upscale to false where pictures are small, or set image.split to false"
+        return "lower image.longest_edge or set image.split to false"
+
+    @property
     def max_longest_edge_px(self) -> int:
         """Return the longest edge at which every tile still has a token for its place."""
         return min(GRID * self.tile_px, MAX_SIDE_PX)

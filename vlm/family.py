@@ -3,9 +3,10 @@
 A family is one file: data for this class, and how its images become tokens, pixels and features.
 """
 
+import copy
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,20 +14,54 @@ import torch
 from PIL import Image
 from transformers import PreTrainedTokenizerBase
 
+from vlm.image_options import ImageOptions
 from vlm.lora_scope import LoraNames
 
-Pixels = Mapping[str, torch.Tensor]  # one image as a family's vision tower takes it
+Pixels = Mapping[str, torch.Tensor]  # one image as a vision tower takes it; the first axis counts tiles or patches
 
 
 class ImageRule(Protocol):
-    """How large an image becomes, by its sides alone."""
+    """What an image becomes with the settings of a processor, by its sides alone."""
+
+    @property
+    def longest_edge_px(self) -> int:
+        """Return `image.longest_edge`, as it is in force."""
+        ...
+
+    @property
+    def is_split(self) -> bool:
+        """Tell whether images are cut into tiles."""
+        ...
+
+    @property
+    def is_upscaled(self) -> bool:
+        """Tell whether small images are scaled up to the longest edge."""
+        ...
+
+    @property
+    def unit(self) -> tuple[int, ...]:
+        """Return what no image option changes: a processor with other numbers makes other tokens."""
+        ...
+
+    @property
+    def fewer_tokens(self) -> str:
+        """Return what makes an image fewer tokens, as a clause that begins with a verb."""
+        ...
+
+    def grid(self, height_px: int, width_px: int) -> tuple[int, int]:
+        """Return the rows and columns of tiles beside the whole; (0, 0) when the whole is all there is."""
+        ...
 
     def num_tiles(self, height_px: int, width_px: int) -> int:
-        """Return into how many tiles an image is cut; 1 where it is not."""
+        """Return into how many tiles an image is cut, the whole included; 1 where it is not cut."""
         ...
 
     def num_tokens(self, height_px: int, width_px: int) -> int:
-        """Return how many tokens an image becomes, structural ones included."""
+        """Return how many tokens are written in place of `image_token`, structural ones included.
+
+        Raises:
+            ImageRefused: No image of these sides is taken.
+        """
         ...
 
 
@@ -63,8 +98,33 @@ class Family(ABC):
     can_pack: bool
 
     @abstractmethod
+    def set_image_options(self, processor: Any, options: ImageOptions) -> None:
+        """Set the image options of a job on a processor; unset ones keep what the base came with.
+
+        The processor is saved with the adapter, so that serving cuts images exactly as training did.
+
+        Raises:
+            OptionRefused: This base cannot follow one of them.
+        """
+
+    def with_image_options(self, processor: Any, options: ImageOptions) -> Any:
+        """Return a copy of the processor with these options, and leave it as it is; tokenizer and template are shared.
+
+        Raises:
+            OptionRefused: This base cannot follow one of them.
+        """
+        own = copy.copy(processor)
+        own.image_processor = copy.deepcopy(processor.image_processor)
+        self.set_image_options(own, options)
+        return own
+
+    @abstractmethod
+    def image_settings(self, processor: Any) -> dict[str, int | bool | None]:
+        """Return the image settings in force as JSON: every image option, and what they come to."""
+
+    @abstractmethod
     def image_rule(self, processor: Any) -> ImageRule:
-        """Return how large images become with the settings of this processor."""
+        """Return what images become with the settings of this processor."""
 
     @abstractmethod
     def image_text(self, processor: Any, height_px: int, width_px: int) -> str:
@@ -73,6 +133,10 @@ class Family(ABC):
     @abstractmethod
     def cut(self, processor: Any, image: Image.Image) -> Pixels:
         """Return an image as the vision tower takes it."""
+
+    @abstractmethod
+    def pictures(self, processor: Any, pixels: Pixels) -> Iterator[Image.Image]:
+        """Yield what `cut` returned as pictures to look at: the tiles row by row, the whole at last."""
 
     @abstractmethod
     def join(self, rows: Sequence[Sequence[Pixels]]) -> dict[str, torch.Tensor]:
@@ -85,6 +149,17 @@ class Family(ABC):
     @abstractmethod
     def connect(self, model: Any, seen: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Return the features of each image, (tokens, text width), from what `look` returned."""
+
+    def positions(self, processor: Any, input_ids: Sequence[int], sides_px: Sequence[tuple[int, int]]) -> torch.Tensor:
+        """Return the positions of one conversation's tokens, (1, tokens), or (axes, tokens) with those of text first.
+
+        Args:
+            processor: As it is set.
+            input_ids: The tokens, images expanded.
+            sides_px: (height, width) of each image, in order of appearance.
+        """
+        del processor, sides_px  # positions count tokens; families that tell where in an image a token lies say more
+        return torch.arange(len(input_ids))[None]
 
     def masked_token_ids(self, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
         """Return the ids of image and structural tokens; none of them may carry a label."""

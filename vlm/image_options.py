@@ -1,12 +1,15 @@
-"""How pictures are cut for a base: what a caller may choose, and how it is set on a processor. Torch-free."""
+"""How pictures are cut for a base: what a caller may choose, and how it is told that a base cannot follow. Torch-free.
 
-import copy
+How the options are set on a processor, each family says (`vlm.family`).
+"""
+
+from functools import partial
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from core.errors import FailureCode, WorkFailed
-from vlm.cutting import GRID, MAX_SIDE_PX, UPSCALE, Cutting
+from vlm.cutting import MAX_SIDE_PX
 
 MIN_EDGE_PX = 32
 
@@ -20,7 +23,8 @@ class ImageOptions(BaseModel):
         None,
         ge=MIN_EDGE_PX,
         le=MAX_SIDE_PX,
-        description="pixels; every picture is scaled to it (up only with upscale): with split, more is more tiles",
+        description="pixels; SmolVLM scales every picture to it (up only with upscale): with split, more is more tiles. "
+        "Qwen2.5-VL scales down what has more pixels than a square of it",
     )
     split: bool | None = Field(None, description="cut large pictures into tiles (more image tokens, finer detail)")
     upscale: bool | None = Field(
@@ -31,52 +35,12 @@ class ImageOptions(BaseModel):
     )
 
 
-def apply(options: ImageOptions, processor: Any) -> None:
-    """Set the image options on the base model's processor; unset ones keep what the base came with.
+class OptionRefused(WorkFailed):
+    """A base model cannot follow one of the image options; `option` is the name of it."""
 
-    The processor is saved with the adapter, so that serving cuts images exactly as training did.
+    def __init__(self, option: str, detail: str, *, remedy: str) -> None:
+        super().__init__(FailureCode.BASE_MODEL, detail, remedy=remedy)
+        self.option = option
 
-    Raises:
-        WorkFailed: Images could become more tiles than there are tokens for; the rest would be written as plain text.
-    """
-    cutter = processor.image_processor
-    if options.longest_edge is not None:
-        cutter.size = type(cutter.size)(longest_edge=options.longest_edge)
-    if options.split is not None:
-        cutter.do_image_splitting = options.split
-    if options.upscale is False:
-        setattr(cutter, UPSCALE, False)
-    elif options.upscale and hasattr(cutter, UPSCALE):
-        delattr(cutter, UPSCALE)  # so that what is cut alike has one digest
-    cutting = Cutting.of(processor)
-    if not cutting.is_within_grid:
-        raise WorkFailed(
-            FailureCode.BASE_MODEL,
-            f"This base model knows {GRID} x {GRID} tiles of {cutting.tile_px} pixels, and image.longest_edge is "
-            f"{cutting.longest_edge_px}.",
-            remedy=f"Set image.longest_edge to {cutting.max_longest_edge_px} or less, or image.split to false.",
-        )
-
-
-def with_options(processor: Any, options: ImageOptions) -> Any:
-    """Return a copy of the processor with these options, and leave it as it is; tokenizer and template are shared.
-
-    Raises:
-        WorkFailed: The base cannot cut images like this.
-    """
-    own = copy.copy(processor)
-    own.image_processor = copy.deepcopy(processor.image_processor)
-    apply(options, own)
-    return own
-
-
-def document(processor: Any) -> dict[str, Any]:
-    """Return the image settings in force as JSON."""
-    cutting = Cutting.of(processor)
-    return {
-        "longest_edge": cutting.longest_edge_px,
-        "split": cutting.is_split,
-        "upscale": cutting.is_upscaled,
-        "tile_px": cutting.tile_px,
-        "image_tokens_per_tile": cutting.tokens_per_tile,
-    }
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(OptionRefused, remedy=self.remedy), (self.option, self.detail)

@@ -282,7 +282,7 @@ def _read_config(resolved: ResolvedBase) -> PretrainedConfig:
     except (OSError, ValueError, KeyError) as error:
         raise _failure(
             f"the configuration of {resolved.id!r} cannot be read: {error}",
-            remedy="Choose a SmolVLM, SmolVLM2 or Idefics3 model whose folder has a config.json.",
+            remedy="Choose a model of GET /base-models, or another of their kinds whose folder has a config.json.",
         ) from error
     assert isinstance(config, PretrainedConfig)
     return config

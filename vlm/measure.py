@@ -30,9 +30,10 @@ class BaseFacts:
         context_tokens: The longest sequence that it takes.
         reserved: Tokens that no text may hold.
         longest_token_chars: No token is written with more characters; None where the tokenizer rewrites texts.
-        longest_edge_px: Every image is scaled to it.
+        longest_edge_px: `image.longest_edge`, as it is in force.
         is_split: Whether images are cut into tiles.
         is_upscaled: Whether small images are scaled up to it.
+        fewer_tokens: What makes an image fewer tokens, as a clause that begins with a verb.
     """
 
     id: str
@@ -43,7 +44,12 @@ class BaseFacts:
     longest_edge_px: int
     is_split: bool
     is_upscaled: bool
+    fewer_tokens: str
 
 
 class TemplateRefused(LensmithError):
     """The base model's chat template does not take a conversation; its own words say why."""
+
+
+class ImageRefused(LensmithError):
+    """The base model does not take an image of these sides; its own words say why."""

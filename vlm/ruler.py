@@ -11,7 +11,6 @@ import jinja2
 
 from vlm import labels
 from vlm.conversation import Message, as_chat
-from vlm.cutting import Cutting
 from vlm.family import Family
 from vlm.loading import LoadedBase, LoadedProcessor
 from vlm.measure import Measure, TemplateRefused
@@ -25,10 +24,12 @@ class Limits:
         context_tokens: The longest sequence that it takes.
         reserved: Tokens that the processor and the chat template write and no text may hold: typed, they would be taken
             for the real ones, and serving leaves them out of an answer.
+        fewer_tokens: What makes its images fewer tokens, as words.
     """
 
     context_tokens: int
     reserved: frozenset[str]
+    fewer_tokens: str
 
     @classmethod
     def of(cls, base: LoadedBase | LoadedProcessor) -> "Limits":
@@ -39,6 +40,7 @@ class Limits:
         return cls(
             context_tokens=base.context_tokens,
             reserved=frozenset({family.image_token, family.end_token, *family.structural_tokens, *special}),
+            fewer_tokens=family.image_rule(processor).fewer_tokens,
         )
 
 
@@ -47,7 +49,7 @@ class TokenRuler:
 
     def __init__(self, processor: Any, family: Family) -> None:
         self._processor = processor
-        self._cutting = Cutting.of(processor)
+        self._rule = family.image_rule(processor)
         self.structural_ids = family.masked_token_ids(processor.tokenizer)
 
     def measure(
@@ -63,12 +65,13 @@ class TokenRuler:
 
         Raises:
             TemplateRefused: The chat template does not take the conversation.
+            ImageRefused: One of its images is not taken.
             WorkFailed: `base_model`, when no conversation can be measured with this template.
         """
         text = self.render(messages)
         out = self._processor.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         ids, offsets = out["input_ids"], out["offset_mapping"]
-        image_tokens = sum(self._cutting.num_tokens(height, width) for height, width in sides_px)
+        image_tokens = sum(self._rule.num_tokens(height, width) for height, width in sides_px)
         tokens = len(ids) - len(sides_px) + image_tokens
         if enough_tokens is not None and tokens > enough_tokens:
             return Measure(tokens=tokens, image_tokens=image_tokens, labelled_tokens=0)
@@ -78,7 +81,7 @@ class TokenRuler:
         return Measure(tokens=tokens, image_tokens=image_tokens, labelled_tokens=labelled)
 
     def render(self, messages: Sequence[Message], *, open_answer: bool = False) -> str:
-        """Return messages as the base model's chat template writes them, one `<image>` for each image.
+        """Return messages as the base model's chat template writes them, one image token for each image.
 
         Raises:
             TemplateRefused: The template does not take them.

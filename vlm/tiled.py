@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from PIL import Image
 
-from vlm.cutting import GRID, Cutting
+from vlm.cutting import GRID, UPSCALE, Cutting
 from vlm.family import Family, Pixels
+from vlm.image_options import ImageOptions, OptionRefused
 from vlm.lora_scope import LoraNames
 from vlm.padding import pad_tiles
+from vlm.pictures import as_picture
 
 TILES_PER_PASS = 8  # through the vision tower: 0.1 GB of activations at 512 px and SigLIP-B's width
 _PLACES = range(1, GRID + 1)
@@ -51,6 +53,41 @@ class TiledFamily(Family):
     connector: str | None = "model.connector"
     can_pack: bool = True
 
+    def set_image_options(self, processor: Any, options: ImageOptions) -> None:
+        """Set how images are scaled and cut.
+
+        Raises:
+            OptionRefused: Images could become more tiles than there are tokens for; the rest would be written as text.
+        """
+        cutter = processor.image_processor
+        if options.longest_edge is not None:
+            cutter.size = type(cutter.size)(longest_edge=options.longest_edge)
+        if options.split is not None:
+            cutter.do_image_splitting = options.split
+        if options.upscale is False:
+            setattr(cutter, UPSCALE, False)
+        elif options.upscale and hasattr(cutter, UPSCALE):
+            delattr(cutter, UPSCALE)  # so that what is cut alike has one digest
+        cutting = Cutting.of(processor)
+        if not cutting.is_within_grid:
+            raise OptionRefused(
+                "split" if options.longest_edge is None else "longest_edge",
+                f"This base model knows {GRID} x {GRID} tiles of {cutting.tile_px} pixels, and image.longest_edge is "
+                f"{cutting.longest_edge_px}.",
+                remedy=f"Set image.longest_edge to {cutting.max_longest_edge_px} or less, or image.split to false.",
+            )
+
+    def image_settings(self, processor: Any) -> dict[str, int | bool | None]:
+        """Return how images are scaled and cut, and what a tile is."""
+        cutting = Cutting.of(processor)
+        return {
+            "longest_edge": cutting.longest_edge_px,
+            "split": cutting.is_split,
+            "upscale": cutting.is_upscaled,
+            "tile_px": cutting.tile_px,
+            "image_tokens_per_tile": cutting.tokens_per_tile,
+        }
+
     def image_rule(self, processor: Any) -> Cutting:
         """Return how images are cut with the settings of this processor."""
         return Cutting.of(processor)
@@ -70,6 +107,12 @@ class TiledFamily(Family):
             size = {"size": {"longest_edge": max(sides)}}
         out = cutter(images=[[image]], return_tensors="pt", **size)
         return {name: out[name][0] for name in ("pixel_values", "pixel_attention_mask")}
+
+    def pictures(self, processor: Any, pixels: Pixels) -> Iterator[Image.Image]:
+        """Yield each tile without its padding."""
+        for values_3hw, mask_hw in zip(pixels["pixel_values"], pixels["pixel_attention_mask"].bool(), strict=True):
+            height, width = int(mask_hw.any(dim=1).sum()), int(mask_hw.any(dim=0).sum())
+            yield as_picture(values_3hw[:, :height, :width], processor.image_processor)
 
     def join(self, rows: Sequence[Sequence[Pixels]]) -> dict[str, torch.Tensor]:
         """Return the tiles of a batch, padded to as many for each row."""

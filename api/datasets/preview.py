@@ -73,8 +73,8 @@ class PreviewImageOptions(BaseModel):
     longest_edge: int
     split: bool
     upscale: bool
-    tile_px: int
-    image_tokens_per_tile: int
+    tile_px: int | None = Field(description="null: this kind of model knows no tiles")
+    image_tokens_per_tile: int | None
 
 
 class PreviewAnswer(BaseModel):

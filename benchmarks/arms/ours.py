@@ -18,7 +18,7 @@ from core.events import ChildEvent, Emitter, Metric, Phase, PhaseChanged
 from training import pipeline
 from training.export import ADAPTER_FOLDER
 from training.spec import Hyperparameters, TrainingSpec
-from vlm import image_options, loading
+from vlm import loading
 from vlm.image_options import ImageOptions
 
 _SCHEDULE = {
@@ -106,6 +106,6 @@ def _validation_loss(plan: Plan) -> float:
     """Score the published adapter over a fresh base."""
     resolved = loading.resolve(str(plan.base), models_dir=plan.scratch)
     base = loading.load(resolved, quantization="nf4", dtype=loading.DTYPES[plan.precision])
-    image_options.apply(ImageOptions(longest_edge=plan.longest_edge_px), base.processor)
+    base.family.set_image_options(base.processor, ImageOptions(longest_edge=plan.longest_edge_px))
     model = PeftModel.from_pretrained(base.model, plan.scratch / "staging" / ADAPTER_FOLDER)
     return scoring.validation_loss(model, base.processor, base.family, plan)

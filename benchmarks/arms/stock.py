@@ -20,7 +20,7 @@ from benchmarks.arms.figures import Figures, Plan
 from benchmarks.arms.workload import BATCH_SIZE, EPOCHS, SEED
 from training import adapter
 from training.spec import Method
-from vlm import image_options, loading
+from vlm import loading
 from vlm.conversation import IMAGES_FOLDER, read_examples
 from vlm.families import family_of
 from vlm.image_options import ImageOptions
@@ -46,7 +46,7 @@ def cookbook(plan: Plan) -> Figures:
     )
     loading.keep_gradients_exact(model)  # else its gradients are wrong after an evaluation; costs nothing
     processor: Any = AutoProcessor.from_pretrained(plan.base)  # type: ignore[no-untyped-call]
-    image_options.apply(ImageOptions(longest_edge=plan.longest_edge_px), processor)
+    family_of(model.config).set_image_options(processor, ImageOptions(longest_edge=plan.longest_edge_px))
     began = time.perf_counter()
     wrapped = get_peft_model(
         model,
@@ -82,7 +82,7 @@ def stock(plan: Plan, *, checkpoints: bool = True) -> Figures:
     set_seed(SEED)
     resolved = loading.resolve(str(plan.base), models_dir=plan.scratch)
     base = loading.load(resolved, quantization="nf4", dtype=loading.DTYPES[plan.precision])
-    image_options.apply(ImageOptions(longest_edge=plan.longest_edge_px), base.processor)
+    base.family.set_image_options(base.processor, ImageOptions(longest_edge=plan.longest_edge_px))
     began = time.perf_counter()
     method = Method()
     scope = adapter.scope_of(method, base.family)

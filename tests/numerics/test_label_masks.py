@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 from trl.chat_template_utils import get_training_chat_template
 
-from vlm import image_options
 from vlm.conversation import as_chat
 from vlm.image_options import ImageOptions
 from vlm.labels import IGNORED
@@ -51,7 +50,7 @@ def golden():
 @pytest.fixture
 def base(load_tiny):
     base = load_tiny()
-    image_options.apply(ImageOptions(longest_edge=64, split=True), base.processor)
+    base.family.set_image_options(base.processor, ImageOptions(longest_edge=64, split=True))
     return base
 
 

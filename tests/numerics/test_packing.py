@@ -8,7 +8,6 @@ from training import adapter
 from training.batching import Budget, plan
 from training.loss import score
 from training.spec import Method
-from vlm import image_options
 from vlm.image_options import ImageOptions
 from vlm.labels import IGNORED
 
@@ -28,7 +27,7 @@ def rows(shelf):
 @pytest.fixture
 def base(load_tiny):
     base = load_tiny()
-    image_options.apply(ImageOptions(longest_edge=64, split=True), base.processor)
+    base.family.set_image_options(base.processor, ImageOptions(longest_edge=64, split=True))
     return base
 
 

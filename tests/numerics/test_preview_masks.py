@@ -12,7 +12,7 @@ from tests.models import make_smolvlm2
 from tests.numerics.test_label_masks import CONVERSATIONS
 from training.encoding import Encoder
 from training.images import ImageFolder
-from vlm import image_options, loading, tiny
+from vlm import loading, tiny
 from vlm.image_options import ImageOptions
 from vlm.labels import IGNORED
 
@@ -65,7 +65,7 @@ def preview(client, settings, base_name, shelf):
 @pytest.mark.parametrize("name", CONVERSATIONS)
 def test_tokens_and_loss_are_those_of_a_training_batch(preview, base, shelf, name, split):
     example = shelf(*CONVERSATIONS[name])
-    image_options.apply(ImageOptions(longest_edge=64, split=split), base.processor)
+    base.family.set_image_options(base.processor, ImageOptions(longest_edge=64, split=split))
     encoder = Encoder(base.processor, base.family, ImageFolder(shelf.folder))
     batch = collator_of(base, [example], encoder).batch(alone(0))
     ids, labels = batch["input_ids"][0].tolist(), batch["labels"][0].tolist()

@@ -15,7 +15,6 @@ from training.features.store import FeatureStore
 from training.loss import score
 from training.spec import Method
 from training.vision import FrozenVision, KeptVision
-from vlm import image_options
 from vlm.image_options import ImageOptions
 
 
@@ -38,7 +37,7 @@ def child():
 @pytest.fixture
 def base(load_tiny):
     base = load_tiny()
-    image_options.apply(ImageOptions(longest_edge=96, split=True), base.processor)
+    base.family.set_image_options(base.processor, ImageOptions(longest_edge=96, split=True))
     return base
 
 

@@ -17,7 +17,7 @@ from vlm import loading, tiny
 from vlm.base_ruler import load_ruler
 from vlm.chat import CHAT_TEMPLATE
 from vlm.conversation import IMAGES_FOLDER, read_examples
-from vlm.image_options import ImageOptions, apply
+from vlm.image_options import ImageOptions
 from vlm.labels import IGNORED
 
 CONTEXT = 1024
@@ -271,7 +271,7 @@ def test_every_row_measures_what_training_encodes_and_so_do_the_figures(
     assert report.num_errors == 0
 
     base = loading.load_processor(loading.resolve(base_name, models_dir=models_dir))
-    apply(ImageOptions(**image), base.processor)
+    base.family.set_image_options(base.processor, ImageOptions(**image))
     (tmp_path / "out" / IMAGES_FOLDER).mkdir()
     for sha256, stored in packed_images(tmp_path / "out"):
         (tmp_path / "out" / IMAGES_FOLDER / sha256).write_bytes(stored)

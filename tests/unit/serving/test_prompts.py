@@ -17,7 +17,7 @@ from tests.models import make_smolvlm2
 from tests.unit.serving.conftest import data_url, load_base
 from training.encoding import Encoder
 from training.images import ImageFolder
-from vlm import image_options, loading, tiny
+from vlm import loading, tiny
 from vlm.conversation import IMAGES_FOLDER, Example
 from vlm.image_options import ImageOptions
 
@@ -38,7 +38,7 @@ def served(loaded):
 
     def served(options, images, question="What is it?"):
         adapter = AdapterRef(key="default/adapters/a", sha256="0" * 64)
-        processor = image_options.with_options(loaded.processor, options)
+        processor = loaded.family.with_image_options(loaded.processor, options)
         base = Base(name="b", loaded=loaded, linears={})
         base.processors[adapter.sha256] = processor
         content = [*({"type": "image"} for _ in images), {"type": "text", "text": question}]
@@ -107,11 +107,11 @@ def test_unless_asked_a_prompt_is_what_the_whole_processor_makes_of_it(served, l
 def test_an_adapter_that_leaves_small_images_small_is_served_so(world, client, ask, url):
     """The setting travels in the adapter's folder; the base itself and other adapters do not change."""
     folder = world.make_adapter("small", seed=8)
-    processor = load_base(world.base, world.models_dir).processor
+    own = load_base(world.base, world.models_dir)
     options = ImageOptions(longest_edge=128, split=True)
     counts = []
     for each in (options, options.model_copy(update={"upscale": False})):
-        image_options.with_options(processor, each).save_pretrained(folder)
+        own.family.with_image_options(own.processor, each).save_pretrained(folder)
         with warnings.catch_warnings():  # peft 0.21 uses a name that transformers 5.23 deprecates
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
             answer = client.post("/generate", json=ask(images=(url(size=(50, 30)),), adapter=world.publish(folder)))

@@ -11,7 +11,6 @@ from training.images import ImageFolder
 from vlm import loading
 from vlm.conversation import IMAGES_FOLDER, RECORDS_FILE, Example, ImagePart, Message, TextPart, write_examples
 from vlm.image_options import ImageOptions
-from vlm.image_options import apply as apply_options
 
 TABLE = "default/datasets/ds_1/records-1.parquet"
 
@@ -57,7 +56,7 @@ def test_the_counts_are_those_of_trainings_own_measure(client, store, models_dir
     sizes = [None, (64, 64), (96, 32), (30, 100), None, (10, 10), (64, 64)]
     examples = store(*(("why? " * place, "because " * place, size, 1) for place, size in enumerate(sizes, start=1)))
     base = loading.load_processor(loading.resolve("tiny", models_dir=models_dir))
-    apply_options(ImageOptions(longest_edge=96, split=True), base.processor)
+    base.family.set_image_options(base.processor, ImageOptions(longest_edge=96, split=True))
     encoder = Encoder(base.processor, base.family, ImageFolder(tmp_path))
     measures = [encoder.measure(example) for example in examples]
 

@@ -1,4 +1,5 @@
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -19,7 +20,7 @@ def check(base, encoder_of):
     def check(*rows, context_tokens=None, check_stop=lambda: None):
         limits = Limits.of(base)
         if context_tokens is not None:
-            limits = Limits(context_tokens=context_tokens, reserved=limits.reserved)
+            limits = replace(limits, context_tokens=context_tokens)
         return checks.check(rows, encoder_of(base), limits, check_stop=check_stop)
 
     return check

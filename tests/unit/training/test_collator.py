@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from tests.engine import alone, collator_of, pixel_vision
-from vlm import image_options
 from vlm.image_options import ImageOptions
 from vlm.labels import IGNORED
 
@@ -12,7 +11,7 @@ from vlm.labels import IGNORED
 @pytest.fixture
 def base(load):
     base = load()
-    image_options.apply(ImageOptions(longest_edge=96, split=True), base.processor)
+    base.family.set_image_options(base.processor, ImageOptions(longest_edge=96, split=True))
     return base
 
 

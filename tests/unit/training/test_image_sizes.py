@@ -1,7 +1,6 @@
 import pytest
 
 from training.image_sizes import Spread, saving_sentence
-from vlm import image_options
 from vlm.image_options import ImageOptions
 
 
@@ -11,11 +10,11 @@ def sentence(load, encoder_of):
 
     def sentence(*examples, asked=None):
         base, asked = load(), asked or ImageOptions()
-        image_options.apply(ImageOptions(longest_edge=128, split=True), base.processor)
-        image_options.apply(asked, base.processor)
+        base.family.set_image_options(base.processor, ImageOptions(longest_edge=128, split=True))
+        base.family.set_image_options(base.processor, asked)
         encoder = encoder_of(base)
         tokens = sum(encoder.measure(example).tokens for example in examples)
-        image = image_options.document(base.processor)
+        image = base.family.image_settings(base.processor)
         return saving_sentence(examples, encoder, tokens=tokens, image=image, asked=asked)
 
     return sentence

@@ -6,7 +6,7 @@ import torch
 from training.collator import Collator
 from training.loss import score
 from training.vision import PixelVision
-from vlm import geometry, image_options, loading, untrained
+from vlm import geometry, loading, untrained
 from vlm.image_options import ImageOptions
 from vlm.untrained import Depth
 
@@ -18,7 +18,7 @@ def test_one_batch_learns_from_rows_of_no_image_one_and_three(name, tmp_path, al
     untrained.write(tmp_path / "base", shape, depth=Depth(vision=1, text=1))
     resolved = loading.resolve(str(tmp_path / "base"), models_dir=tmp_path)
     base = loading.load(resolved, quantization="none", dtype=torch.float32)
-    image_options.apply(ImageOptions(longest_edge=shape.vision.side_px), base.processor)  # one tile: quick
+    base.family.set_image_options(base.processor, ImageOptions(longest_edge=shape.vision.side_px))  # one tile: quick
     encoder = encoder_of(base)
     collator = Collator(
         [album.question("Colour?", "red", images=number) for number in (0, 1, 3)],

@@ -8,7 +8,6 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoProcessor
 
 from tests.models import make_smolvlm2
-from vlm import image_options
 from vlm.cutting import GRID, Cutting
 from vlm.digest import processor_digest
 from vlm.idefics3 import IDEFICS3
@@ -62,7 +61,7 @@ def picture(height, width):
 @pytest.mark.parametrize("split", [True, False])
 @pytest.mark.parametrize("edge", EDGES)
 def test_tiles_and_tokens_are_those_of_the_processor(family, processor, edge, split):
-    image_options.apply(ImageOptions(longest_edge=edge, split=split), processor)
+    family.set_image_options(processor, ImageOptions(longest_edge=edge, split=split))
     cutting = Cutting.of(processor)
     for height, width in SIZES:
         out = processor(text=["<image>"], images=[[Image.new("RGB", (width, height))]], add_special_tokens=False)
@@ -76,7 +75,7 @@ def test_tiles_and_tokens_are_those_of_the_processor(family, processor, edge, sp
 @pytest.mark.parametrize("edge", EDGES)
 def test_without_upscaling_what_is_counted_what_is_written_and_what_is_cut_agree(family, processor, edge, split):
     """Tokens are made from an image's sides and pixels from the image: one tile more would shift all features."""
-    image_options.apply(ImageOptions(longest_edge=edge, split=split, upscale=False), processor)
+    family.set_image_options(processor, ImageOptions(longest_edge=edge, split=split, upscale=False))
     rule = family.image_rule(processor)
     for height, width in SIZES:
         pixels = family.cut(processor, picture(height, width))
@@ -90,7 +89,7 @@ def test_without_upscaling_what_is_counted_what_is_written_and_what_is_cut_agree
 
 @pytest.mark.parametrize("split", [True, False])
 def test_unless_asked_pixels_are_those_that_the_whole_processor_makes(family, processor, split):
-    image_options.apply(ImageOptions(longest_edge=96, split=split), processor)
+    family.set_image_options(processor, ImageOptions(longest_edge=96, split=split))
     for height, width in SIZES:
         image = picture(height, width)
         whole = processor(text=["<image>"], images=[[image]], add_special_tokens=False, return_tensors="pt")
@@ -100,8 +99,8 @@ def test_unless_asked_pixels_are_those_that_the_whole_processor_makes(family, pr
 
 
 def test_without_upscaling_large_images_are_cut_as_published_and_no_image_takes_more_tiles(family, processor):
-    image_options.apply(ImageOptions(longest_edge=96, split=True), processor)
-    small = image_options.with_options(processor, ImageOptions(upscale=False))
+    family.set_image_options(processor, ImageOptions(longest_edge=96, split=True))
+    small = family.with_image_options(processor, ImageOptions(upscale=False))
     for height, width in SIZES:
         published, own = (family.cut(each, picture(height, width))["pixel_values"] for each in (processor, small))
         if max(height, width) >= 96:
@@ -112,7 +111,7 @@ def test_without_upscaling_large_images_are_cut_as_published_and_no_image_takes_
 
 def test_without_upscaling_a_tile_of_the_grid_shows_its_part_of_the_image(family, processor):
     """50 x 30 pixels fill 2 x 1 tiles of 32: the left one is the left half, scaled to it and to nothing else."""
-    image_options.apply(ImageOptions(longest_edge=128, split=True, upscale=False), processor)
+    family.set_image_options(processor, ImageOptions(longest_edge=128, split=True, upscale=False))
     image = Image.new("RGB", (50, 30), "black")
     image.paste((255, 255, 255), (25, 0, 50, 30))
     left, right, whole = family.cut(processor, image)["pixel_values"]
@@ -123,7 +122,7 @@ def test_without_upscaling_a_tile_of_the_grid_shows_its_part_of_the_image(family
 
 def test_the_setting_is_kept_beside_an_adapter_and_changes_the_digest(family, processor, tmp_path):
     before = processor_digest(processor)
-    image_options.apply(ImageOptions(longest_edge=128, split=True, upscale=False), processor)
+    family.set_image_options(processor, ImageOptions(longest_edge=128, split=True, upscale=False))
     processor.save_pretrained(tmp_path)
     found = AutoProcessor.from_pretrained(tmp_path)
     assert Cutting.of(found) == Cutting.of(processor)
@@ -134,20 +133,20 @@ def test_the_setting_is_kept_beside_an_adapter_and_changes_the_digest(family, pr
     assert processor_digest(found) == processor_digest(processor)
 
 
-def test_asking_for_what_the_base_does_anyway_changes_no_digest(processor):
+def test_asking_for_what_the_base_does_anyway_changes_no_digest(family, processor):
     before = processor_digest(processor)
-    image_options.apply(ImageOptions(upscale=True), processor)
+    family.set_image_options(processor, ImageOptions(upscale=True))
     assert processor_digest(processor) == before
-    image_options.apply(ImageOptions(upscale=False), processor)
-    image_options.apply(ImageOptions(), processor)
+    family.set_image_options(processor, ImageOptions(upscale=False))
+    family.set_image_options(processor, ImageOptions())
     assert not Cutting.of(processor).is_upscaled, "unset keeps what is there"
-    image_options.apply(ImageOptions(upscale=True), processor)
+    family.set_image_options(processor, ImageOptions(upscale=True))
     assert processor_digest(processor) == before
 
 
-def test_options_on_a_copy_leave_the_processor_as_it_is(processor):
+def test_options_on_a_copy_leave_the_processor_as_it_is(family, processor):
     before = processor_digest(processor)
-    image_options.with_options(processor, ImageOptions(longest_edge=96, split=True, upscale=False))
+    family.with_image_options(processor, ImageOptions(longest_edge=96, split=True, upscale=False))
     assert processor_digest(processor) == before
 
 
@@ -193,3 +192,19 @@ def test_smolvlms_default_makes_seventeen_tiles_of_a_small_picture():
     smolvlm = Cutting(longest_edge_px=2048, tile_px=512, is_split=True, tokens_per_tile=64)
     assert smolvlm.num_tiles(100, 100) == 17
     assert smolvlm.num_tokens(100, 100) == 17 * 64 + 16 * 2 + 4 + 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (
+            {},
+            "lower image.longest_edge, set image.upscale to false where pictures are small, or set image.split to false",
+        ),
+        ({"is_upscaled": False}, "lower image.longest_edge or set image.split to false"),
+        ({"is_split": False}, "show fewer images"),
+    ],
+)
+def test_only_what_is_not_set_already_is_told_to_make_fewer_tokens(settings, words):
+    smolvlm = {"longest_edge_px": 2048, "tile_px": 512, "is_split": True, "tokens_per_tile": 64}
+    assert Cutting(**(smolvlm | settings)).fewer_tokens == words
