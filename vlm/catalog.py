@@ -19,6 +19,7 @@ _SPLIT_384 = (
 )
 _SPLIT_512_VIDEO = "Video frames are one tile of 512 px each. " + _SPLIT_512
 _SPLIT_384_VIDEO = "Video frames are one tile of 384 px each. " + _SPLIT_384
+_PATCHES = "Every 28 x 28 px of an image are one token, up to 16,384; image.longest_edge bounds an image to the pixels of a square."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,10 +31,10 @@ class CatalogEntry:
         hub_id: Its id on the Hugging Face Hub; None for a base that Lensmith builds itself.
         family: The name of its `Family`.
         parameters: How many parameters it has.
-        image_tokens_per_tile: How many tokens one tile becomes.
-        image_rule: How an image becomes tiles, as a sentence.
+        image_tokens_per_tile: How many tokens one tile becomes; None where images are not cut into tiles.
+        image_rule: How an image becomes tokens, as a sentence.
         memory_class: `tiny`, `small` (4 GB), `medium` (8 GB) or `large` (16 GB): the card that QLoRA wants by default.
-        licence: SPDX identifier of the weights.
+        licence: SPDX identifier of the weights; `other` where they have a licence of their own.
         context_tokens: The longest sequence the text model takes.
         summary: What it is good for, as a sentence.
     """
@@ -42,12 +43,28 @@ class CatalogEntry:
     hub_id: str | None
     family: str
     parameters: int
-    image_tokens_per_tile: int
+    image_tokens_per_tile: int | None
     image_rule: str
     memory_class: str
     licence: str
     context_tokens: int
     summary: str
+
+
+def _qwen2_5_vl(size: str, parameters: int, licence: str, summary: str) -> CatalogEntry:
+    """Return an entry of the Qwen2.5-VL line. Which card it needs was never measured; `large` is arithmetic."""
+    return CatalogEntry(
+        id=f"qwen2.5-vl-{size}",
+        hub_id=f"Qwen/Qwen2.5-VL-{size.upper()}-Instruct",
+        family="qwen2_5_vl",
+        parameters=parameters,
+        image_tokens_per_tile=None,
+        image_rule=_PATCHES,
+        memory_class="large",
+        licence=licence,
+        context_tokens=128_000,
+        summary=summary,
+    )
 
 
 def _smolvlm(name: str, hub_id: str, family: str, summary: str) -> CatalogEntry:
@@ -116,6 +133,13 @@ CATALOG: tuple[CatalogEntry, ...] = (
         "smolvlm",
         "The 2.2B trained again with several images and video frames.",
     ),
+    _qwen2_5_vl(
+        "3b",
+        3_754_622_976,
+        "other",
+        "Stronger than SmolVLM at documents. Under Qwen's research licence: not for commercial use.",
+    ),
+    _qwen2_5_vl("7b", 8_292_166_656, "Apache-2.0", "The strongest here, and the slowest; for one large card."),
     CatalogEntry(
         id="lensmith-demo",
         hub_id=None,

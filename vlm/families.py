@@ -5,9 +5,10 @@ from transformers import PretrainedConfig
 from core.errors import FailureCode, WorkFailed
 from vlm.family import Family
 from vlm.idefics3 import IDEFICS3
+from vlm.qwen2_5_vl import QWEN2_5_VL
 from vlm.smolvlm import SMOLVLM
 
-FAMILIES: tuple[Family, ...] = (IDEFICS3, SMOLVLM)
+FAMILIES: tuple[Family, ...] = (IDEFICS3, SMOLVLM, QWEN2_5_VL)
 
 
 def family_of(config: PretrainedConfig) -> Family:

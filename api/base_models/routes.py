@@ -18,7 +18,7 @@ class BaseModelRead(BaseModel):
     hub_id: str | None
     family: str
     parameters: int
-    image_tokens_per_tile: int
+    image_tokens_per_tile: int | None = Field(description="null: pictures are not cut into tiles")
     image_rule: str = Field(description="how a picture becomes image tokens")
     memory_class: str
     licence: str

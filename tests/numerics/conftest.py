@@ -28,6 +28,13 @@ def load_tiny(tmp_path_factory):
     return load_tiny
 
 
+def gradient(size):
+    """Return a picture of which no part is like another."""
+    down = Image.linear_gradient("L").resize(size)
+    along = Image.linear_gradient("L").rotate(90).resize(size)
+    return Image.merge("RGB", (down, along, down))
+
+
 @pytest.fixture
 def shelf(tmp_path):
     """Make examples whose pictures lie in a data set folder."""
@@ -35,7 +42,8 @@ def shelf(tmp_path):
 
     def store(colour, size):
         buffer = io.BytesIO()
-        Image.new("RGB", size, colour).save(buffer, "PNG")
+        image = gradient(size) if colour == "gradient" else Image.new("RGB", size, colour)
+        image.save(buffer, "PNG")
         name = hashlib.sha256(buffer.getvalue()).hexdigest()
         (tmp_path / IMAGES_FOLDER / name).write_bytes(buffer.getvalue())
         return name

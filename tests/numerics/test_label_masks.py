@@ -1,7 +1,7 @@
 """What is learned, as golden text: the tokens between the brackets carry a label, the others none.
 
-Each section of `golden/label_masks.txt` is one conversation as the model reads it, images expanded. A change that moves
-a bracket says why in its commit.
+Each section of a file in `golden` is one conversation as a model of that family reads it, images expanded. A change that
+moves a bracket says why in its commit.
 """
 
 import re
@@ -11,11 +11,16 @@ import pytest
 from PIL import Image
 from trl.chat_template_utils import get_training_chat_template
 
+from tests.qwen import make_qwen2_5_vl
+from vlm import loading
 from vlm.conversation import as_chat
 from vlm.image_options import ImageOptions
 from vlm.labels import IGNORED
 
-GOLDEN = Path(__file__).with_name("golden") / "label_masks.txt"
+GOLDEN = {
+    "idefics3": Path(__file__).with_name("golden") / "label_masks.txt",
+    "qwen2_5_vl": Path(__file__).with_name("golden") / "label_masks_qwen2_5_vl.txt",
+}
 SMALL, WIDE = ("red", (40, 30)), ("blue", (64, 32))
 
 CONVERSATIONS = {
@@ -42,8 +47,8 @@ CONVERSATIONS = {
 }
 
 
-def golden():
-    sections = re.split(r"^## (.+)\n", GOLDEN.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
+def golden(family):
+    sections = re.split(r"^## (.+)\n", GOLDEN[family].read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
     return {name: text.removesuffix("\n\n") for name, text in zip(sections[::2], sections[1::2], strict=True)}
 
 
@@ -52,6 +57,12 @@ def base(load_tiny):
     base = load_tiny()
     base.family.set_image_options(base.processor, ImageOptions(longest_edge=64, split=True))
     return base
+
+
+@pytest.fixture(scope="module")
+def qwen(tmp_path_factory):
+    folder = make_qwen2_5_vl(tmp_path_factory.mktemp("qwen"))
+    return loading.load_processor(loading.resolve(str(folder), models_dir=folder))
 
 
 def marked(encoded, tokenizer):
@@ -68,11 +79,18 @@ def marked(encoded, tokenizer):
 @pytest.mark.parametrize("name", CONVERSATIONS)
 def test_the_labels_are_the_golden_ones(base, shelf, encoder_of, name):
     encoded = encoder_of(base).encode(shelf(*CONVERSATIONS[name]))
-    assert marked(encoded, base.processor.tokenizer) == golden()[name]
+    assert marked(encoded, base.processor.tokenizer) == golden("idefics3")[name]
 
 
-def test_every_golden_section_is_tested():
-    assert set(golden()) == set(CONVERSATIONS)
+@pytest.mark.parametrize("name", CONVERSATIONS)
+def test_the_labels_of_qwen2_5_vl_are_the_golden_ones(qwen, shelf, encoder_of, name):
+    encoded = encoder_of(qwen).encode(shelf(*CONVERSATIONS[name]))
+    assert marked(encoded, qwen.processor.tokenizer) == golden("qwen2_5_vl")[name]
+
+
+@pytest.mark.parametrize("family", GOLDEN)
+def test_every_golden_section_is_tested(family):
+    assert set(golden(family)) == set(CONVERSATIONS)
 
 
 # TRL knows no weights, and it learns the line breaks that the processor writes between the tiles of an image.

@@ -11,6 +11,7 @@ from ingest.issues import Rule
 from ingest.pack import packed_images
 from ingest.skipped import OnBadRow
 from tests.models import make_smolvlm2, make_variant
+from tests.qwen import make_qwen2_5_vl
 from training.encoding import Encoder
 from training.images import ImageFolder
 from vlm import loading, tiny
@@ -51,10 +52,12 @@ def variant(models_dir, tmp_path):
     return lambda **changes: make_variant(tiny.ensure(models_dir), tmp_path / "variant", **changes)
 
 
-@pytest.fixture(scope="module", params=["tiny", "smolvlm2"])
+@pytest.fixture(scope="module", params=["tiny", "smolvlm2", "qwen2_5_vl"])
 def base_name(request, models_dir, tmp_path_factory):
     if request.param == "tiny":
         return "tiny"
+    if request.param == "qwen2_5_vl":
+        return str(make_qwen2_5_vl(tmp_path_factory.mktemp("qwen")))
     return str(make_smolvlm2(tiny.ensure(models_dir), tmp_path_factory.mktemp("smolvlm2")))
 
 
@@ -265,6 +268,8 @@ def varied(make):
 def test_every_row_measures_what_training_encodes_and_so_do_the_figures(
     make, check, ruler, models_dir, base_name, image, tmp_path
 ):
+    if image.get("split") and "qwen" in base_name:
+        image = {"longest_edge": 96}  # it cuts nothing
     data, num_rows = varied(make)
     recorder = Recorder(ruler(base_name, **image))
     report = check(data, ruler=recorder)
@@ -290,6 +295,16 @@ def test_every_row_measures_what_training_encodes_and_so_do_the_figures(
     assert figures.learned_ratio == sum(learned) / sum(tokens)
     assert (figures.revision, figures.context_tokens) == (base.revision, CONTEXT)
     assert figures.base_model == base_name
+
+
+def test_a_picture_that_the_base_does_not_take_is_an_error_of_its_row(make, check, ruler, tmp_path):
+    base = make_qwen2_5_vl(tmp_path / "qwen")
+    files = {"0.png": make.image(), "thin.png": make.image(1, size=(3201, 16))}
+    rows = make.lines([qa(image="0.png"), qa(image="thin.png")])
+    report = check(make.zip(files | {"a.jsonl": rows}), ruler=ruler(base))
+    (issue,) = [issue for issue in report.issues if issue.rule is Rule.IMAGE_TOO_SMALL]
+    assert (issue.row, issue.pointer) == (2, "#/image")
+    assert "an image is 3201 x 16 pixels" in issue.message
 
 
 def test_the_figures_are_written_with_the_report(make, check, ruler, tmp_path):

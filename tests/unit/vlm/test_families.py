@@ -3,13 +3,18 @@ from transformers import AutoProcessor, LlamaConfig
 from transformers.models.smolvlm.configuration_smolvlm import SmolVLMConfig
 
 from core.errors import FailureCode, WorkFailed
+from vlm.catalog import CATALOG
 from vlm.chat import ADDED_TOKENS
-from vlm.families import family_of
+from vlm.families import FAMILIES, family_of
 from vlm.idefics3 import IDEFICS3
 
 
 def test_smolvlm2_is_of_the_smolvlm_family():
     assert family_of(SmolVLMConfig(architectures=["SmolVLMForConditionalGeneration"])).name == "smolvlm"
+
+
+def test_every_base_of_the_catalog_is_of_a_family_that_there_is():
+    assert {entry.family for entry in CATALOG} == {family.name for family in FAMILIES}
 
 
 def test_a_text_model_is_refused_with_the_architectures_that_work():

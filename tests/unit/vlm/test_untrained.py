@@ -29,8 +29,9 @@ def test_the_catalogue_says_the_same_of_tiles_and_context(name):
     assert (shape.tokens_per_tile, shape.text.context_tokens) == (entry.image_tokens_per_tile, entry.context_tokens)
 
 
-def test_every_model_of_the_hub_in_the_catalogue_has_its_shape():
-    assert [entry.id for entry in catalog.CATALOG if entry.hub_id is not None] == NAMES
+def test_every_model_of_the_hub_in_the_catalogue_that_cuts_tiles_has_its_shape():
+    published = [entry for entry in catalog.CATALOG if entry.hub_id is not None]
+    assert [entry.id for entry in published if entry.image_tokens_per_tile is not None] == NAMES
 
 
 @pytest.mark.parametrize(
