@@ -15,7 +15,7 @@ def feature_key(base: LoadedBase, *, precision: Precision, trains_connector: boo
     """Return everything that changes what the tower makes of an image, as JSON.
 
     The quantization is that of the text model, and does not reach the tower today; the device and the versions are in it
-    because kernels round differently.
+    because kernels round differently, and those of pillow and torchvision because they resize images into pixels.
     """
     parameter = next(base.model.parameters())
     return {
@@ -30,4 +30,6 @@ def feature_key(base: LoadedBase, *, precision: Precision, trains_connector: boo
         "device": parameter.device.type,
         "torch": torch.__version__,
         "transformers": version("transformers"),
+        "pillow": version("pillow"),
+        "torchvision": version("torchvision"),
     }
