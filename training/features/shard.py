@@ -50,8 +50,8 @@ class Shard:
         return self._checksums.get(name) == checksum(self.read(name))
 
 
-def write(folder: Path, tensors: Mapping[str, torch.Tensor]) -> Path:
-    """Write a shard and return its path.
+def write(folder: Path, tensors: Mapping[str, torch.Tensor]) -> Shard:
+    """Write a shard and return it, open: under its final name another job may evict it at once.
 
     Raises:
         OSError: There is no room, or no right to write; nothing is left behind.
@@ -62,12 +62,13 @@ def write(folder: Path, tensors: Mapping[str, torch.Tensor]) -> Path:
         save_file(dict(tensors), part, metadata={name: checksum(tensor) for name, tensor in tensors.items()})
         with part.open("rb") as stream:
             os.fsync(stream.fileno())
-        part.rename(final)
+        written = Shard(part)
+        written.path = part.rename(final)
     except SafetensorError as error:  # how safetensors reports a full disk
         raise OSError(str(error)) from error
     finally:
         part.unlink(missing_ok=True)
-    return final
+    return written
 
 
 def checksum(tensor: torch.Tensor) -> str:

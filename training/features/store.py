@@ -21,7 +21,8 @@ from training.features import shard
 from training.features.shard import Damaged, Shard
 
 SHARD_BYTES = 64 * 1024 * 1024
-_LEFTOVER_S = 3600.0  # a temporary file this old belongs to nobody
+_KEY = "key.json"
+_LEFTOVER_S = 3600.0  # a temporary file this old, or a folder that is empty for so long, belongs to nobody
 
 
 class FeatureStore:
@@ -31,11 +32,11 @@ class FeatureStore:
         text = json.dumps(key, sort_keys=True, indent=2)
         self._root = root
         self._folder = root / hashlib.sha256(text.encode()).hexdigest()[:32]
+        self._key = text
         self.budget_bytes = budget_bytes
         self._where: dict[str, Shard] = {}
         self._waiting: dict[str, torch.Tensor] = {}
-        self._folder.mkdir(parents=True, exist_ok=True)
-        (self._folder / "key.json").write_text(text, encoding="utf-8")
+        self._make_folder()
 
     def find(self, names: Iterable[str], *, on_damage: Callable[[str], None]) -> set[str]:
         """Return which of these images are kept, whole; a shard with damage is removed and told of."""
@@ -67,7 +68,8 @@ class FeatureStore:
         if not self._waiting:
             return
         self.evict(sum(each.nbytes for each in self._waiting.values()))
-        written = Shard(shard.write(self._folder, self._waiting))
+        self._make_folder()  # a job that evicts may have taken it away
+        written = shard.write(self._folder, self._waiting)
         self._where.update(dict.fromkeys(self._waiting, written))
         self._waiting.clear()
 
@@ -90,6 +92,10 @@ class FeatureStore:
             total -= size
         _sweep(self._root)
 
+    def _make_folder(self) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        (self._folder / _KEY).write_text(self._key, encoding="utf-8")
+
     def _take(self, path: Path, wanted: set[str]) -> None:
         opened = Shard(path)
         found = sorted(opened.names & wanted)
@@ -107,8 +113,17 @@ def _sizes(root: Path) -> Iterator[tuple[Path, float, int]]:
 
 
 def _sweep(root: Path) -> None:
-    """Remove what a killed job left half written, and folders without a shard."""
+    """Remove what a killed job left half written, and folders without a shard that nobody opened for long."""
     for path in root.glob(f"*/{shard.PART}*"):
         with suppress(OSError):
-            if time.time() - path.stat().st_mtime > _LEFTOVER_S:
+            if _is_left_over(path):
                 path.unlink()
+    for path in root.glob(f"*/{_KEY}"):
+        with suppress(OSError):
+            if _is_left_over(path) and list(path.parent.iterdir()) == [path]:
+                path.unlink()
+                path.parent.rmdir()
+
+
+def _is_left_over(path: Path) -> bool:
+    return time.time() - path.stat().st_mtime > _LEFTOVER_S

@@ -1,7 +1,9 @@
 """The feature cache on disk: whole or not there, shared, within its budget, the least recently used goes first."""
 
 import os
+import shutil
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -167,3 +169,48 @@ def test_room_is_made_before_a_shard_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr(shard, "write", lambda *each: was_there.append(old.exists()) or write(*each))
     store.flush()
     assert was_there == [False]
+
+
+def test_a_shard_that_another_job_evicts_as_soon_as_it_is_there_can_be_read(tmp_path, monkeypatch):
+    """It was opened by its final name once it had that; an eviction in between ended the run."""
+    store, rename = open_store(tmp_path), Path.rename
+
+    def rename_and_lose(path, target):
+        moved = rename(path, target)
+        moved.unlink()
+        return moved
+
+    monkeypatch.setattr(Path, "rename", rename_and_lose)
+    store.put("one", features(1))
+    store.flush()
+    assert torch.equal(store["one"], features(1))
+
+
+def test_a_shard_that_is_evicted_while_it_is_looked_for_is_no_damage(tmp_path, monkeypatch):
+    aged(tmp_path, "a", 1, 300)
+    (path,) = shards(tmp_path)
+    glob = Path.glob
+    monkeypatch.setattr(Path, "glob", lambda *args: [*glob(*args), path.with_name("gone.safetensors")])
+    assert found(open_store(tmp_path, key={"base": "a"}), "one") == ({"one"}, [])
+
+
+def test_a_folder_without_a_shard_goes_when_nobody_opened_it_for_long(tmp_path):
+    kept = aged(tmp_path, "kept", 1, 7200)
+    old, new, waiting = (open_store(tmp_path, key={"base": name}) for name in ("old", "new", "waiting"))
+    for folder in (kept.parent, old._folder, waiting._folder):
+        os.utime(folder / "key.json", (time.time() - 7200,) * 2)
+    (waiting._folder / f"{shard.PART}new").write_bytes(b"half")
+    open_store(tmp_path, key={"base": "kept"}).evict()
+    os.utime(kept.parent / "key.json", (time.time() - 7200,) * 2)
+    new.evict()
+    assert {path.parent for path in tmp_path.glob("*/key.json")} == {kept.parent, new._folder, waiting._folder}
+    assert not old._folder.exists()
+
+
+def test_a_job_whose_folder_was_swept_writes_it_anew(tmp_path):
+    store = open_store(tmp_path)
+    shutil.rmtree(store._folder)
+    store.put("one", features(1))
+    store.flush()
+    assert found(open_store(tmp_path), "one") == ({"one"}, [])
+    assert (store._folder / "key.json").exists()
