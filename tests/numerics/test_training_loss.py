@@ -1,5 +1,7 @@
 """Our loss is the plain cross entropy over labelled tokens; TRL's fused one and ours agree, gradients included."""
 
+import math
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -8,7 +10,9 @@ import torch
 from trl import SFTTrainer
 
 from tests.engine import alone, collator_of
-from training import adapter, settings, trainer
+from training import adapter, loss, settings, trainer
+from training.batching import Budget
+from training.evaluate import Evaluator
 from training.loss import score
 from training.spec import Hyperparameters, Method
 from vlm.labels import IGNORED
@@ -97,6 +101,60 @@ def test_the_loss_is_the_cross_entropy_of_the_labelled_tokens(load_tiny, parts_o
     assert (scored.num_correct, scored.num_tokens) == (correct, count)
 
 
+@contextmanager
+def head_rows(model):
+    """Collect how many tokens each call of the head sees, whatever its callers hand to it."""
+    rows = []
+
+    def count(_head, _args, logits):
+        rows.append(logits.numel() // logits.shape[-1])
+
+    with model.get_output_embeddings().register_forward_hook(count):  # after the pre-hooks, which may take tokens away
+        yield rows
+
+
+def test_the_head_sees_the_labelled_tokens_and_no_other_in_training(load_tiny, parts_of, tmp_path):
+    base = load_tiny()
+    model, parts = wrapped(base), parts_of(base)
+    loop = built(parts, model, tmp_path / "out", batch_size=4, micro_batch_size=2, max_steps=1)
+    with head_rows(model) as rows:
+        loop.train()
+    assert sum(rows) == sum(measure.labelled_tokens for measure in parts.measures)
+    assert [bool(count) for count in rows] == [False, True] * 2, "the model's own call sees none"
+
+
+def test_the_head_sees_the_labelled_tokens_and_no_other_in_validation(load_tiny, parts_of):
+    base = load_tiny()
+    model, parts = wrapped(base), parts_of(base)
+    lengths = [measure.tokens for measure in parts.measures]
+    evaluator = Evaluator(collator=parts.collator, lengths=lengths, budget=Budget(num_examples=3), precision="fp32")
+    with head_rows(model) as rows:
+        evaluation = evaluator.run(model, check_stop=lambda: None)
+    assert sum(rows) == evaluation.num_tokens == sum(measure.labelled_tokens for measure in parts.measures)
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "none"])
+def test_many_labelled_tokens_are_scored_in_parts_as_they_are_at_once(load_tiny, parts_of, monkeypatch, quantization):
+    base = load_tiny(quantization)
+    model, batch = wrapped(base), batch_of(parts_of(base))
+    results = []
+    for num_tokens in (1024, 3):
+        monkeypatch.setattr(loss, "HEAD_TOKENS", num_tokens)
+        model.zero_grad()
+        with head_rows(model) as rows:
+            scored = score(model, batch)
+            before = len(rows)
+            scored.loss_sum.backward()
+        results.append((scored, gradients(model), max(rows), len(rows) - before))
+    (whole, whole_gradients, _, kept), (parts, part_gradients, most, recomputed) = results
+    assert (kept, most, recomputed) == (0, 3, math.ceil(whole.num_tokens / 3)), "logits of parts are made again"
+    assert (parts.num_correct, parts.num_tokens) == (whole.num_correct, whole.num_tokens)
+    assert parts.loss_sum.item() == pytest.approx(whole.loss_sum.item(), rel=1e-6)
+    for name, gradient in whole_gradients.items():
+        assert gradient.any(), name
+        torch.testing.assert_close(part_gradients[name], gradient, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("quantization", ["nf4", "none"])
 def test_trls_fused_loss_and_ours_are_equal_and_so_are_their_gradients(load_tiny, parts_of, tmp_path, quantization):
     base = load_tiny(quantization)
@@ -105,9 +163,9 @@ def test_trls_fused_loss_and_ours_are_equal_and_so_are_their_gradients(load_tiny
     results = []
     for compute_loss in (loop.compute_loss, partial(SFTTrainer.compute_loss, loop)):
         model.zero_grad()
-        loss = compute_loss(model, batch_of(parts), num_items_in_batch=torch.tensor(23))
-        loss.backward()
-        results.append((loss.item(), gradients(model)))
+        mean = compute_loss(model, batch_of(parts), num_items_in_batch=torch.tensor(23))
+        mean.backward()
+        results.append((mean.item(), gradients(model)))
     (ours, our_gradients), (theirs, their_gradients) = results
     assert ours == pytest.approx(theirs, rel=1e-6)
     for name, gradient in our_gradients.items():
