@@ -30,11 +30,6 @@ def test_image_and_structural_tokens_never_carry_a_label(load, album, encoder_of
     assert "here<end_of_utterance>" in learned_text(base, encoded)
 
 
-def test_a_row_without_images_has_no_pixels(load, album, encoder_of):
-    encoded = encoder_of(load()).encode(album.question("hi?", "hello"))
-    assert len(encoded.input_ids) == len(encoded.labels)
-
-
 def test_answers_between_images_are_found_after_the_images_grew(load, album, encoder_of):
     base = load()
     red, blue = album.image("red"), album.image("blue")

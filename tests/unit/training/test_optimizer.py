@@ -11,7 +11,7 @@ def built(load, album, encoder_of, tmp_path):
     def built(method=None, **asked):
         base = load()
         torch.manual_seed(0)
-        model = adapter.wrap(base, Method(type="lora", r=4, **method or {}), name="base")
+        model = adapter.wrap(base, Method(**{"type": "lora", "r": 4} | (method or {})), name="base")
         rows = [album.question("what?", "red", images=1), album.question("and now?", "blue")]
         encoder = encoder_of(base)
         schedule = settings.resolve(
@@ -49,11 +49,25 @@ def rates(loop):
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adamw_8bit"])
 def test_loraplus_lets_b_learn_faster_than_a(built, optimizer):
-    found = rates(built(learning_rate=1e-3, loraplus_lr_ratio=16, weight_decay=0.1, optimizer=optimizer))
+    asked = {"learning_rate": 1e-3, "loraplus_lr_ratio": 16, "weight_decay": 0.1}
+    found = rates(built({"r": 64}, optimizer=optimizer, **asked))
     assert len(found) == 28
     for name, (rate, decay) in found.items():
         assert rate == pytest.approx(16e-3 if "lora_B" in name else 1e-3)
         assert decay == 0.1
+
+
+@pytest.mark.parametrize("lr_ratio", [1, 16])
+def test_an_8_bit_optimizer_keeps_its_state_in_8_bits(built, lr_ratio):
+    """Where a tensor has 4,096 numbers or more; bitsandbytes keeps the rest in 32 bits, which is all of `tiny` at r 8."""
+    loop = built({"r": 64}, learning_rate=1e-3, max_steps=1, optimizer="adamw_8bit", loraplus_lr_ratio=lr_ratio)
+    loop.train()
+    kinds = {
+        (parameter.numel() >= 4096, moments[name].dtype)
+        for parameter, moments in loop.optimizer.optimizer.state.items()
+        for name in ("state1", "state2")
+    }
+    assert kinds == {(True, torch.uint8), (False, torch.float32)}
 
 
 def test_magnitudes_of_dora_learn_as_b_does(built):

@@ -266,7 +266,6 @@ def test_bf16_trains_on_the_cpu_too(album, spec, run):
 @pytest.mark.parametrize(
     "asked",
     [
-        {"optimizer": "adamw_8bit"},
         {"lr_scheduler": "cosine", "warmup_ratio": 0.2},
         {"lr_scheduler": "constant_with_warmup", "warmup_ratio": 0.2},
         {"lr_scheduler": "constant", "weight_decay": 0.1},
@@ -302,6 +301,16 @@ def test_every_method_learns_is_published_and_told(album, spec, run, method):
     written = load_file(child_run.child.staging / ADAPTER_FOLDER / WEIGHTS_FILE)
     idle = [name for name, tensor in written.items() if ".lora_B." in name and not tensor.any()]
     assert idle == [], "what is to be trained must be reached by gradients, wherever the images come from"
+
+
+def test_an_optimizer_of_8_bits_learns_where_its_state_has_8_bits(album, spec, run):
+    """bitsandbytes keeps the state of tensors below 4,096 numbers in 32 bits: at r 8, all of `tiny`."""
+    album.colours(8)
+    child_run = run()
+    asked = QUICK | {"max_steps": 10, "optimizer": "adamw_8bit"}
+    pipeline.fine_tune(spec(method={"r": 64}, hyperparameters=asked), child_run.child)
+    assert losses(child_run)[-1] < losses(child_run)[0]
+    assert warnings_of(child_run) == []
 
 
 def test_an_option_that_changes_what_is_learned_does_so(album, spec, run):
