@@ -1,4 +1,4 @@
-"""A fine-tuning run as numbered steps: load, prepare, look at the images, train, evaluate, publish.
+"""A fine-tuning run as numbered steps: load, prepare, encode the images, train, evaluate, publish.
 
 The loss is in `loss.py`, the label mask in `vlm/labels.py`, the loop in `trainer.py`, what goes through the model together
 in `batching.py`, where images come from in `vision.py` and `features/`, what `auto` means in `settings.py`.
@@ -22,7 +22,7 @@ from training.collator import Collator
 from training.distributed import Group
 from training.encoding import Encoder
 from training.evaluate import Evaluator
-from training.features.choose import Wish, choose
+from training.features.choose import CacheRequest, choose
 from training.image_sizes import saving_sentence
 from training.images import ImageFolder
 from training.progress import Progress
@@ -30,7 +30,7 @@ from training.sampler import epoch_order
 from training.saver import Saver
 from training.settings import Schedule
 from training.spec import TrainingSpec
-from training.vision import KeptVision, Vision
+from training.vision import CachedVision, Vision
 from vlm import catalog, loading
 from vlm.conversation import Example, read_examples
 from vlm.digest import chat_template_digest, processor_digest
@@ -70,7 +70,7 @@ class Prepared:
     validation: tuple[Measure, ...]
     totals: checks.Totals
     schedule: Schedule
-    wish: Wish
+    request: CacheRequest
     settings: dict[str, Any]
     provenance: dict[str, Any]
     identity: Identity
@@ -94,7 +94,7 @@ def _fine_tune(spec: TrainingSpec, child: Child, group: Group) -> dict[str, Any]
     loaded = _load(spec, child, group)  # 1
     prepared = _prepare(spec, child, loaded)  # 2
     with group.first_goes_ahead():
-        vision = _look(spec, child, loaded, prepared)  # 3
+        vision = _encode_images(spec, child, loaded, prepared)  # 3
     child = group.agreed(child)
     progress = _train(spec, child, loaded, prepared, vision)  # 4
     progress.validate(prepared.model)  # 5
@@ -155,7 +155,7 @@ def _prepare(spec: TrainingSpec, child: Child, loaded: Loaded) -> Prepared:
         checks.check(split, encoder, limits, check_stop=child.check_stop) for split in (loaded.train, loaded.validation)
     )
     totals = checks.Totals.of(loaded.train, train, encoder)
-    wish = Wish(
+    request = CacheRequest(
         trains_vision=spec.method.train_vision,
         trains_connector=spec.method.train_connector,
         cache_dir=spec.features_dir,
@@ -167,7 +167,7 @@ def _prepare(spec: TrainingSpec, child: Child, loaded: Loaded) -> Prepared:
         precision=loaded.precision,
         on_gpu=device.has_gpu(),
         can_pack=base.family.can_pack,
-        no_features=wish.refusal,
+        no_features=request.refusal,
     )
     for warning in schedule.warnings:
         child.events.log(warning, level="warning")
@@ -202,7 +202,7 @@ def _prepare(spec: TrainingSpec, child: Child, loaded: Loaded) -> Prepared:
         validation=validation,
         totals=totals,
         schedule=schedule,
-        wish=wish,
+        request=request,
         settings=settled,
         provenance=origin,
         identity=identity,
@@ -210,16 +210,16 @@ def _prepare(spec: TrainingSpec, child: Child, loaded: Loaded) -> Prepared:
     )
 
 
-def _look(spec: TrainingSpec, child: Child, loaded: Loaded, prepared: Prepared) -> Vision:
+def _encode_images(spec: TrainingSpec, child: Child, loaded: Loaded, prepared: Prepared) -> Vision:
     """Step 3: choose where images come from; with the feature cache every image is looked at here, once."""
     schedule = prepared.schedule
     if not schedule.feature_cache:
-        reason = prepared.wish.refusal or "hyperparameters.feature_cache is false"
+        reason = prepared.request.refusal or "hyperparameters.feature_cache is false"
         child.events.log(f"The feature cache is off: {reason}.")
     examples = [*_examples_of_run(loaded.train, schedule, seed=spec.seed), *loaded.validation]
     tokens = {name: prepared.encoder.image_tokens(name) for example in examples for name in example.images}
     vision = choose(
-        prepared.wish,
+        prepared.request,
         loaded.base,
         prepared.encoder,
         wants_cache=schedule.feature_cache,
@@ -227,7 +227,7 @@ def _look(spec: TrainingSpec, child: Child, loaded: Loaded, prepared: Prepared) 
         tokens=tokens,
         child=child,
     )
-    if schedule.feature_cache and tokens and not isinstance(vision, KeptVision):  # it was to be, and had no room
+    if schedule.feature_cache and tokens and not isinstance(vision, CachedVision):  # it was to be, and had no room
         settled = prepared.settings["hyperparameters"] | {"feature_cache": False}
         document = prepared.settings | {"hyperparameters": settled}
         child.events.emit(Resolved(settings=document, provenance=prepared.provenance))

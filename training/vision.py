@@ -58,15 +58,14 @@ class Tower:
         """Return where features are wanted."""
         return torch.device(self._model.device)
 
-    def look(self, images: Sequence[str]) -> list[torch.Tensor]:
+    def encode(self, images: Sequence[str]) -> list[torch.Tensor]:
         """Return what is kept of each image: its features, or what the connector takes where that is trained."""
         cut = [{name: tensor.to(self.device) for name, tensor in self._cut(each).items()} for each in images]
         with torch.no_grad(), self._autocast():
-            seen = self._family.look(self._model, cut)
-            kept = seen if self.trains_connector else self._family.connect(self._model, seen)
-        return [
-            each.to(self._model.dtype) for each in kept
-        ]  # autocast leaves some in float32; the model casts them anyway
+            seen = self._family.encode_images(self._model, cut)
+            kept = seen if self.trains_connector else self._family.project(self._model, seen)
+        # autocast leaves some in float32, which the model would cast anyway
+        return [each.to(self._model.dtype) for each in kept]
 
     def arguments(self, kept: Sequence[torch.Tensor]) -> dict[str, Any]:
         """Return the model's arguments for the images of a batch, from what was kept of each."""
@@ -75,7 +74,7 @@ class Tower:
         on_device = [each.to(self.device) for each in kept]
         if self.trains_connector:
             with self._autocast():
-                on_device = self._family.connect(self._model, on_device)
+                on_device = self._family.project(self._model, on_device)
         return {"mm_encoder_outputs": {"image": _as_output(on_device)}}
 
 
@@ -94,7 +93,7 @@ class FrozenVision:
         """Return the features of all images; one that appears twice is looked at once."""
         names = [sha256 for row in rows for sha256 in row]
         distinct = list(dict.fromkeys(names))
-        seen = dict(zip(distinct, self._tower.look(distinct) if distinct else [], strict=True))
+        seen = dict(zip(distinct, self._tower.encode(distinct) if distinct else [], strict=True))
         return self._tower.arguments([seen[sha256] for sha256 in names])
 
 
@@ -106,7 +105,7 @@ class Features(Protocol):
         ...
 
 
-class KeptVision:
+class CachedVision:
     """Features that were made before the first step; the tower may be gone."""
 
     def __init__(self, tower: Tower, features: Features) -> None:

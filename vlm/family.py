@@ -143,12 +143,12 @@ class Family(ABC):
         """Return the pixels of a batch as arguments of the model; nothing when no row has an image."""
 
     @abstractmethod
-    def look(self, model: Any, images: Sequence[Pixels]) -> list[torch.Tensor]:
+    def encode_images(self, model: Any, images: Sequence[Pixels]) -> list[torch.Tensor]:
         """Return what the vision tower makes of each image, before the connector."""
 
     @abstractmethod
-    def connect(self, model: Any, seen: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Return the features of each image, (tokens, text width), from what `look` returned."""
+    def project(self, model: Any, seen: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Return the features of each image, (tokens, text width), from what `encode_images` returned."""
 
     def positions(self, processor: Any, input_ids: Sequence[int], sides_px: Sequence[tuple[int, int]]) -> torch.Tensor:
         """Return the positions of one conversation's tokens, (1, tokens), or (axes, tokens) with those of text first.

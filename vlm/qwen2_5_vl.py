@@ -193,15 +193,15 @@ class Qwen25VLFamily(Family):
             return {}
         return {name: torch.cat([image[name] for image in images]) for name in ("pixel_values", "image_grid_thw")}
 
-    def look(self, model: Any, images: Sequence[Pixels]) -> list[torch.Tensor]:
+    def encode_images(self, model: Any, images: Sequence[Pixels]) -> list[torch.Tensor]:
         """Return (m, e) for each image, merged; one image at a time: they share nothing, and one can have 65,536 patches."""
         return [
             model.get_image_features(image["pixel_values"], image["image_grid_thw"], return_dict=True).pooler_output[0]
             for image in images
         ]
 
-    def connect(self, model: Any, seen: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Return what `look` returned: nothing is left to do."""
+    def project(self, model: Any, seen: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Return what `encode_images` returned: nothing is left to do."""
         del model
         return list(seen)
 

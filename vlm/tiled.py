@@ -118,7 +118,7 @@ class TiledFamily(Family):
         """Return the tiles of a batch, padded to as many for each row."""
         return pad_tiles([_joined(images) if images else None for images in rows])
 
-    def look(self, model: Any, images: Sequence[Pixels]) -> list[torch.Tensor]:
+    def encode_images(self, model: Any, images: Sequence[Pixels]) -> list[torch.Tensor]:
         """Return (t, p, d) for each image; a few tiles at a time, whichever image they are of."""
         values_t3hw, mask_thw = _joined(images)
         parts = []
@@ -128,7 +128,7 @@ class TiledFamily(Family):
         seen_tpd = torch.cat(parts)
         return list(torch.split(seen_tpd, [len(image["pixel_values"]) for image in images]))
 
-    def connect(self, model: Any, seen: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    def project(self, model: Any, seen: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Return (m, e) for each image."""
         features_tme = model.model.connector(torch.cat(list(seen)))
         return [part_tme.flatten(0, 1) for part_tme in torch.split(features_tme, [len(each) for each in seen])]

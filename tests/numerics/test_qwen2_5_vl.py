@@ -9,7 +9,7 @@ from tests.qwen import make_qwen2_5_vl
 from training import adapter
 from training.loss import score
 from training.spec import LORA_TARGETS, Method
-from training.vision import KeptVision
+from training.vision import CachedVision
 from vlm import loading
 
 SMALL, TALL, WIDE = ("red", (40, 30)), ("gradient", (60, 130)), ("gradient", (130, 60))
@@ -113,7 +113,7 @@ def test_kept_features_give_the_gradients_of_features_made_anew(base, rows, enco
     anew = gradients(None)
     tower = tower_of(base, encoder)
     names = sorted({sha256 for row in rows for sha256 in row.images})
-    kept = gradients(KeptVision(tower, dict(zip(names, tower.look(names), strict=True))))
+    kept = gradients(CachedVision(tower, dict(zip(names, tower.encode(names), strict=True))))
     assert all(torch.equal(kept[name], gradient) for name, gradient in anew.items())
     assert any(gradient.abs().max() > 0.01 for gradient in anew.values())
 

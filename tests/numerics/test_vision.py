@@ -10,11 +10,11 @@ from tests.engine import alone, collator_of, pixel_vision, tower_of
 from training import adapter
 from training.batching import Budget
 from training.evaluate import Evaluator
-from training.features.fill import fill, let_go
+from training.features.fill import drop_vision_tower, fill
 from training.features.store import FeatureStore
 from training.loss import score
 from training.spec import Method
-from training.vision import FrozenVision, KeptVision
+from training.vision import CachedVision, FrozenVision
 from vlm.image_options import ImageOptions
 
 
@@ -68,7 +68,7 @@ def test_where_features_come_from_changes_neither_loss_nor_gradient(
     fill(store, tower, {name: encoder.image_tokens(name) for row in rows for name in row.images}, child)
     pixels, frozen, kept = (
         learned(model, collator_of(base, rows, encoder, vision=vision))
-        for vision in (pixel_vision(base, encoder), FrozenVision(tower), KeptVision(tower, store))
+        for vision in (pixel_vision(base, encoder), FrozenVision(tower), CachedVision(tower, store))
     )
     assert kept[0] == frozen[0] == pytest.approx(pixels[0], rel=1e-6)
     for name, gradient in kept[1].items():
@@ -81,7 +81,7 @@ def test_a_frozen_tower_is_out_of_the_graph_and_a_trained_connector_in_it(base, 
     for trains_connector in (False, True):
         base.model.model.connector.requires_grad_(trains_connector)
         tower = tower_of(base, encoder, trains_connector=trains_connector)
-        seen = tower.look(rows[2].images)
+        seen = tower.encode(rows[2].images)
         assert not any(each.requires_grad for each in seen)
         arguments = FrozenVision(tower).inputs([rows[2].images])
         features = arguments["mm_encoder_outputs"]["image"].pooler_output
@@ -93,10 +93,10 @@ def test_training_goes_on_when_the_tower_is_gone(base, model, rows, encoder_of, 
     tower = tower_of(base, encoder)
     store = FeatureStore(tmp_path / "features", {}, budget_bytes=10**9)
     fill(store, tower, {name: encoder.image_tokens(name) for row in rows for name in row.images}, child)
-    before = learned(model, collator_of(base, rows, encoder, vision=KeptVision(tower, store)))
+    before = learned(model, collator_of(base, rows, encoder, vision=CachedVision(tower, store)))
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
-    let_go(base.model, base.family, keep_connector=False)
-    after = learned(model, collator_of(base, rows, encoder, vision=KeptVision(tower, store)))
+    drop_vision_tower(base.model, base.family, keep_connector=False)
+    after = learned(model, collator_of(base, rows, encoder, vision=CachedVision(tower, store)))
     assert after[0] == before[0]
     assert sum(parameter.numel() for parameter in model.parameters()) < num_parameters
     with pytest.raises(RuntimeError, match="tower is gone"):
@@ -121,7 +121,7 @@ def test_a_trained_connector_draws_the_same_dropout_with_the_cache_and_without(b
     store = FeatureStore(tmp_path / "features", {}, budget_bytes=10**9)
     fill(store, tower, {name: encoder.image_tokens(name) for row in rows for name in row.images}, child)
     losses = []
-    for vision in (FrozenVision(tower), KeptVision(tower, store)):
+    for vision in (FrozenVision(tower), CachedVision(tower, store)):
         torch.manual_seed(1)
         losses += [learned(model, collator_of(base, rows, encoder, vision=vision))[0]]
     assert losses[0] == losses[1]
@@ -135,7 +135,7 @@ def test_what_the_tower_sees_is_what_the_model_itself_makes_of_pixels(base, shel
     whole = base.model.get_image_features(
         pixels["pixel_values"][None], pixels["pixel_attention_mask"][None], return_dict=True
     )
-    (features,) = tower_of(base, encoder).look(row.images)
+    (features,) = tower_of(base, encoder).encode(row.images)
     assert torch.equal(features, whole.pooler_output[0])
 
 

@@ -9,17 +9,17 @@ import torch
 
 from core.child import Child
 from training.encoding import Encoder
-from training.features.fill import TooLarge, fill, let_go
+from training.features.fill import TooLarge, drop_vision_tower, fill
 from training.features.key import feature_key
 from training.features.store import FeatureStore
 from training.precision import autocast
-from training.vision import FrozenVision, KeptVision, PixelVision, Tower, Vision
+from training.vision import CachedVision, FrozenVision, PixelVision, Tower, Vision
 from vlm.loading import LoadedBase
 from vlm.precision import Precision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
+class CacheRequest:
     """What a run trains and allows.
 
     Attributes:
@@ -45,7 +45,7 @@ class Wish:
 
 
 def choose(
-    wish: Wish,
+    request: CacheRequest,
     base: LoadedBase,
     encoder: Encoder,
     *,
@@ -57,7 +57,7 @@ def choose(
     """Return the images of a run; with the feature cache, all are looked at before this returns, and the tower is gone.
 
     Args:
-        wish: What the run trains and allows.
+        request: What the run trains and allows.
         base: The loaded base, wrapped in place.
         encoder: That cuts images.
         wants_cache: Whether features are kept, as the run settled it.
@@ -66,27 +66,27 @@ def choose(
         child: Hears the choice and its reason.
     """
     model: Any = base.model
-    if wish.trains_vision:
+    if request.trains_vision:
         return PixelVision(base.family, encoder.pixels, device=model.device)
     tower = Tower(
         model,
         base.family,
         encoder.pixels,
         autocast=lambda: autocast(torch.device(model.device), precision),
-        trains_connector=wish.trains_connector,
+        trains_connector=request.trains_connector,
     )
     if not tokens:  # text only: nobody will ask for the tower
-        let_go(model, base.family, keep_connector=wish.trains_connector)
+        drop_vision_tower(model, base.family, keep_connector=request.trains_connector)
         return FrozenVision(tower)
     if not wants_cache:
         return FrozenVision(tower)
-    assert wish.cache_dir is not None
-    key = feature_key(base, precision=precision, trains_connector=wish.trains_connector)
+    assert request.cache_dir is not None
+    key = feature_key(base, precision=precision, trains_connector=request.trains_connector)
     try:
-        store = FeatureStore(wish.cache_dir, key, budget_bytes=wish.budget_bytes)
+        store = FeatureStore(request.cache_dir, key, budget_bytes=request.budget_bytes)
         fill(store, tower, tokens, child)
     except (TooLarge, OSError) as error:
         child.events.log(f"The feature cache is off: {error}. Every image is looked at in every step.", level="warning")
         return FrozenVision(tower)
-    let_go(model, base.family, keep_connector=wish.trains_connector)
-    return KeptVision(tower, store)
+    drop_vision_tower(model, base.family, keep_connector=request.trains_connector)
+    return CachedVision(tower, store)

@@ -1,4 +1,4 @@
-"""Before the first step: look at every image once, keep what the tower makes of it, and let the tower go."""
+"""Before the first step: encode every image once, keep its features, and drop the vision tower."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,11 +20,11 @@ class TooLarge(Exception):
 
 
 def fill(store: FeatureStore, tower: Tower, tokens: Mapping[str, int], child: Child) -> None:
-    """Keep the features of all images; what is kept already is not looked at again.
+    """Keep the features of all images; what is kept already is not encoded again.
 
     Args:
-        store: Of this way of looking at images.
-        tower: That looks.
+        store: Of this way of encoding images.
+        tower: Encodes them.
         tokens: Image tokens of every image that the run needs, by sha256.
         child: Whose `stop` ends it; hears how far it is.
 
@@ -37,39 +37,39 @@ def fill(store: FeatureStore, tower: Tower, tokens: Mapping[str, int], child: Ch
     kept = store.find(names, on_damage=lambda text: child.events.log(f"Feature cache, {text}.", level="warning"))
     missing = [name for name in names if name not in kept]
     child.events.log(f"{len(names):,} images; the features of {len(kept):,} are in the cache.")
-    looked, told_at = 0, time.monotonic()
+    encoded, told_at = 0, time.monotonic()
     for some in _passes(missing, tokens):
         if child.stop.is_set():
             store.flush()
         child.check_stop()
-        seen = tower.look(some)
-        if looked == 0:
-            _check_room(seen[0], tokens[some[0]], sum(tokens.values()), store.budget_bytes)
-        for name, features in zip(some, seen, strict=True):
+        made = tower.encode(some)
+        if encoded == 0:
+            _check_room(made[0], tokens[some[0]], sum(tokens.values()), store.budget_bytes)
+        for name, features in zip(some, made, strict=True):
             store.put(name, features)
-        looked += len(some)
+        encoded += len(some)
         if time.monotonic() - told_at > _TELL_EVERY_S:
-            child.events.log(f"Looked at {looked:,} of {len(missing):,} images.")
+            child.events.log(f"Encoded {encoded:,} of {len(missing):,} images.")
             told_at = time.monotonic()
     store.flush()
     store.evict()
 
 
-def let_go(model: Any, family: Family, *, keep_connector: bool) -> None:
+def drop_vision_tower(model: Any, family: Family, *, keep_connector: bool) -> None:
     """Take the vision tower from the device, and its memory with it; nothing may need it any more."""
     names = [family.vision_tower] if keep_connector else [family.vision_tower, family.connector]
     for name in filter(None, names):
         parent, _, leaf = name.rpartition(".")
-        setattr(model.get_submodule(parent), leaf, Gone())
+        setattr(model.get_submodule(parent), leaf, DroppedModule())
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
-class Gone(torch.nn.Module):
+class DroppedModule(torch.nn.Module):
     """Stands where the vision tower was."""
 
     def forward(self, *_: Any, **__: Any) -> None:
-        """Refuse: all images were looked at before the first step.
+        """Refuse: all images were encoded before the first step.
 
         Raises:
             RuntimeError: Always.

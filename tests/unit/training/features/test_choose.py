@@ -7,10 +7,10 @@ from tests.engine import collator_of
 from training import adapter
 from training.encoding import Encoder
 from training.features import store as stores
-from training.features.choose import Wish, choose
+from training.features.choose import CacheRequest, choose
 from training.images import ImageFolder
 from training.spec import Method
-from training.vision import FrozenVision, KeptVision, PixelVision
+from training.vision import CachedVision, FrozenVision, PixelVision
 
 GB = 10**9
 
@@ -29,7 +29,7 @@ def choice(load, album, run, tmp_path):
         started = run(f"run {len(list(tmp_path.iterdir()))}")
         tokens = {name: encoder.image_tokens(name) for name in row.images}
         vision = choose(
-            Wish(**usual | wished),
+            CacheRequest(**usual | wished),
             base,
             encoder,
             wants_cache=wants_cache,
@@ -52,7 +52,7 @@ def has_tower(base):
 
 def test_features_are_kept_and_the_tower_goes(choice):
     vision, base, lines, kept = choice()
-    assert isinstance(vision, KeptVision)
+    assert isinstance(vision, CachedVision)
     assert not has_tower(base)
     assert lines == [("info", "2 images; the features of 0 are in the cache.")]
     *_, live = choice(wants_cache=False)
@@ -61,15 +61,15 @@ def test_features_are_kept_and_the_tower_goes(choice):
 
 def test_the_next_job_of_the_same_base_looks_at_nothing(choice, monkeypatch):
     choice()
-    monkeypatch.setattr("training.vision.Tower.look", None)
+    monkeypatch.setattr("training.vision.Tower.encode", None)
     vision, _, lines, _ = choice()
-    assert isinstance(vision, KeptVision)
+    assert isinstance(vision, CachedVision)
     assert lines == [("info", "2 images; the features of 2 are in the cache.")]
 
 
 def test_a_trained_connector_stays_and_what_lies_before_it_is_kept(choice):
     vision, base, _, kept = choice(trains_connector=True)
-    assert isinstance(vision, KeptVision)
+    assert isinstance(vision, CachedVision)
     assert not has_tower(base)
     assert any("connector" in name for name, _ in base.model.named_parameters())
     *_, live = choice(wants_cache=False)
@@ -98,15 +98,15 @@ def test_a_run_that_wants_no_cache_keeps_the_tower(choice):
 )
 def test_there_is_a_reason_why_features_cannot_be_kept(tmp_path, why, reason):
     usual = {"trains_vision": False, "trains_connector": False, "cache_dir": tmp_path, "budget_bytes": GB}
-    assert Wish(**usual).refusal is None
-    assert reason in Wish(**usual | why).refusal
+    assert CacheRequest(**usual).refusal is None
+    assert reason in CacheRequest(**usual | why).refusal
 
 
 def test_a_data_set_without_images_needs_no_tower(load, album, run):
     base = load()
     encoder = Encoder(base.processor, base.family, ImageFolder(album.folder))
-    wish = Wish(trains_vision=False, trains_connector=False, cache_dir=None, budget_bytes=0)
-    vision = choose(wish, base, encoder, wants_cache=False, precision="fp32", tokens={}, child=run().child)
+    request = CacheRequest(trains_vision=False, trains_connector=False, cache_dir=None, budget_bytes=0)
+    vision = choose(request, base, encoder, wants_cache=False, precision="fp32", tokens={}, child=run().child)
     assert vision.inputs([[], []]) == {}
     assert not has_tower(base)
 

@@ -20,7 +20,7 @@ TOKENS = 7  # of an image of `tiny`
 @pytest.fixture
 def looked(monkeypatch):
     """Record the images of every pass."""
-    passes, look = [], Tower.look
+    passes, look = [], Tower.encode
 
     def recording(tower, images):
         passes.append(list(images))
@@ -55,7 +55,7 @@ def test_a_pass_holds_so_many_tokens_and_an_image_that_has_more_goes_alone(
     fill(store, tower, {red: 3 * TOKENS} | dict.fromkeys(others, TOKENS), started.child)
     assert looked == [[red], others[:2], others[2:]]
     for name in images:
-        (alone,) = tower.look([name])
+        (alone,) = tower.encode([name])
         torch.testing.assert_close(store[name], alone, msg=f"{name} has the features of another image")
 
 
@@ -88,7 +88,7 @@ def test_two_jobs_that_fill_at_the_same_time_both_have_all(
     """Both find nothing, look at everything and write; where there is no room for two, each may evict the other's."""
     base, root = load(), tmp_path / "features"
     tower = tower_of(base, encoder_of(base))
-    expected = dict(zip(images, tower.look(images), strict=True))
+    expected = dict(zip(images, tower.encode(images), strict=True))
     nbytes = expected[images[0]].nbytes
     monkeypatch.setattr(filling, "_PASS_TOKENS", TOKENS)
     monkeypatch.setattr("training.features.store.SHARD_BYTES", 2 * nbytes)

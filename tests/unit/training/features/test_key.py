@@ -9,7 +9,6 @@ import torch
 from training import adapter
 from training.features.key import feature_key
 from training.spec import Method
-from vlm import image_options
 from vlm.image_options import ImageOptions
 
 HOW = {"precision": "fp32", "trains_connector": False}
@@ -49,7 +48,7 @@ def test_another_family_has_another_key(load):
 @pytest.mark.parametrize("options", [{"longest_edge": 64}, {"split": True}, {"longest_edge": 64, "upscale": False}])
 def test_another_way_to_cut_an_image_has_another_key(load, options):
     base, other = load(), load()
-    image_options.apply(ImageOptions(**options), other.processor)
+    other.family.set_image_options(other.processor, ImageOptions(**options))
     assert changed(base, other) == {"processor"}
 
 
