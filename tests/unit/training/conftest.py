@@ -2,6 +2,7 @@ import hashlib
 import io
 import os
 import threading
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -9,9 +10,11 @@ from PIL import Image
 
 from core.child import Child
 from core.events import Emitter, parse
+from training.collator import Collator
 from training.encoding import Encoder
 from training.images import ImageFolder
 from training.spec import TrainingSpec
+from training.trainer import Trainer
 from vlm import loading
 from vlm.conversation import IMAGES_FOLDER, Example, ImagePart, Message, TextPart, write_examples
 
@@ -139,6 +142,31 @@ def run(tmp_path):
     yield start
     for each in opened:
         each.close()
+
+
+@contextmanager
+def recorded_steps():
+    """Collect the micro-batches that every optimizer step makes on this process."""
+    steps, training_step, batch = [], Trainer.training_step, Collator.batch
+
+    def begin(loop, *args, **kwargs):
+        steps.append([])
+        return training_step(loop, *args, **kwargs)
+
+    def record(collator, micro_batch):
+        if collator._examples[0].split == "train":
+            steps[-1].append(micro_batch)
+        return batch(collator, micro_batch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "training_step", begin)
+        patch.setattr(Collator, "batch", record)
+        yield steps
+
+
+def num_packed(steps):
+    """Return how many steps hold a row of two or more examples."""
+    return sum(any(len(row) > 1 for micro_batch in step for row in micro_batch) for step in steps)
 
 
 @pytest.fixture

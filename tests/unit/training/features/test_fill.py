@@ -26,7 +26,7 @@ def looked(monkeypatch):
         passes.append(list(images))
         return look(tower, images)
 
-    monkeypatch.setattr(Tower, "look", recording)
+    monkeypatch.setattr(Tower, "encode", recording)
     return passes
 
 
@@ -92,13 +92,13 @@ def test_two_jobs_that_fill_at_the_same_time_both_have_all(
     nbytes = expected[images[0]].nbytes
     monkeypatch.setattr(filling, "_PASS_TOKENS", TOKENS)
     monkeypatch.setattr("training.features.store.SHARD_BYTES", 2 * nbytes)
-    together, look = threading.Barrier(2, timeout=60), tower.look
+    together, look = threading.Barrier(2, timeout=60), tower.encode
 
     def look_together(names):
         together.wait()
         return look(names)
 
-    monkeypatch.setattr(tower, "look", look_together)
+    monkeypatch.setattr(tower, "encode", look_together)
 
     def job(number):
         store = open_store(root, budget_images * (nbytes + 500))
