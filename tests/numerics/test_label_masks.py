@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from trl.chat_template_utils import get_training_chat_template
 
+from tests.models import make_smolvlm2
 from tests.qwen import make_qwen2_5_vl
 from vlm import loading
 from vlm.conversation import as_chat
@@ -80,6 +81,24 @@ def marked(encoded, tokenizer):
 def test_the_labels_are_the_golden_ones(base, shelf, encoder_of, name):
     encoded = encoder_of(base).encode(shelf(*CONVERSATIONS[name]))
     assert marked(encoded, base.processor.tokenizer) == golden("idefics3")[name]
+
+
+@pytest.fixture(scope="module")
+def smolvlm2(tmp_path_factory):
+    models_dir = tmp_path_factory.mktemp("smolvlm2")
+    tiny = loading.resolve("tiny", models_dir=models_dir)
+    folder = make_smolvlm2(Path(tiny.source), models_dir / "smolvlm2")
+    base = loading.load_processor(loading.resolve(str(folder), models_dir=models_dir))
+    base.family.set_image_options(base.processor, ImageOptions(longest_edge=64, split=True))
+    return base
+
+
+@pytest.mark.parametrize("name", CONVERSATIONS)
+def test_smolvlm2_learns_what_smolvlm_learns(smolvlm2, shelf, encoder_of, name):
+    """Another class of model and of processor, the same tokens."""
+    assert smolvlm2.family.name == "smolvlm"
+    encoded = encoder_of(smolvlm2).encode(shelf(*CONVERSATIONS[name]))
+    assert marked(encoded, smolvlm2.processor.tokenizer) == golden("idefics3")[name]
 
 
 @pytest.mark.parametrize("name", CONVERSATIONS)
