@@ -27,17 +27,18 @@ STEPS = {
     "max_steps": 4,
     "checkpoint_every": 1,
     "batch_size": 5,
-    "micro_batch_size": 1,
     "learning_rate": 2e-3,
 }
+ALONE_IN_A_PASS = {"micro_batch_size": 1}
+PACKED = {"packing": True, "micro_batch_tokens": 150}  # several passes, and the features of images are kept
 LORA, NF4 = {"type": "lora"}, {"type": "qlora"}
 LAUNCH = "import sys; from training.launch import run_processes; sys.exit(run_processes(2, module={module!r}))"
 RUNS = {
-    "ddp, fp32": {"method": LORA, "parallelism": "ddp"},
-    "ddp, nf4": {"method": NF4, "parallelism": "ddp"},
-    "ddp, fp32, gone on": {"method": LORA, "parallelism": "ddp", "resume_from": "ddp, fp32"},
-    "fsdp, fp32": {"method": LORA, "parallelism": "fsdp"},
-    "fsdp, nf4": {"method": NF4, "parallelism": "fsdp"},
+    "ddp, fp32": {"method": LORA, "parallelism": "ddp", "passes": PACKED},
+    "ddp, nf4": {"method": NF4, "parallelism": "ddp", "passes": ALONE_IN_A_PASS},
+    "ddp, fp32, gone on": {"method": LORA, "parallelism": "ddp", "passes": PACKED, "resume_from": "ddp, fp32"},
+    "fsdp, fp32": {"method": LORA, "parallelism": "fsdp", "passes": ALONE_IN_A_PASS},
+    "fsdp, nf4": {"method": NF4, "parallelism": "fsdp", "passes": PACKED},
 }
 # fp32 sums come out differently by a few units of the last place when they are added in another order
 TOLERANCE = 1e-5
@@ -49,7 +50,7 @@ def write_rows(album):
         album.question("Which colour?", "red", images=1, row=1),
         album.question("Say hello.", "Hello to all of you!", row=2),
         album.question("Which colours?", "red, green, blue", images=3, row=3),
-        album.question("And which one is this, of all that there are?", "r", images=1, row=4),
+        album.question("And which one is this, of all that there are? " * 3, "r", images=1, row=4),
         album.question("2 + 2?", "4", row=5),
         album.question("Which two?", "red, green", images=2, row=6),
         album.question("3 + 3?", "six", row=7),
@@ -78,9 +79,7 @@ def test_two_processes_make_the_adapter_that_one_makes(album, spec, run, tmp_pat
     several = {"gpus": 0, "num_processes": 2}
     specs = {
         name: spec(
-            method=asked["method"],
-            hyperparameters=STEPS,
-            seed=11,
+            **what_is_learned(asked, tmp_path / "features of two"),
             resources=several | {"parallelism": asked["parallelism"]},
             resume_from=asked.get("resume_from"),
         ).model_dump(mode="json")
@@ -91,8 +90,13 @@ def test_two_processes_make_the_adapter_that_one_makes(album, spec, run, tmp_pat
     assert [event.type for event in events].count("hello") == 1, "only the first process speaks"
     for name, asked in RUNS.items():
         alone = run(f"alone {name}")
-        pipeline.fine_tune(spec(method=asked["method"], hyperparameters=STEPS, seed=11), alone.child)
+        pipeline.fine_tune(spec(**what_is_learned(asked, tmp_path / "features of one")), alone.child)
         begin = next(n for n, e in enumerate(events) if e.type == "log" and e.message == name)
+        packed = next(
+            e.message for e in events[begin:] if e.type == "log" and e.message.endswith("steps with packed rows")
+        )
+        if "resume_from" not in asked:  # which makes one step, of two rows
+            assert (int(packed.split()[0]) > 0) == (asked["passes"] is PACKED), (name, packed)
         whole = alone.metrics if "resume_from" not in asked else alone.metrics[-2:]  # a step and the validation
         metrics = [e.data for e in events[begin:] if e.type == "metric"][: len(whole)]
         for found, expected in zip(metrics, whole, strict=True):
@@ -104,6 +108,17 @@ def test_two_processes_make_the_adapter_that_one_makes(album, spec, run, tmp_pat
         for weight in expected:
             distance = (found[weight] - expected[weight]).norm() / expected[weight].norm()
             assert float(distance) < TOLERANCE, (name, weight)
+
+    for folder in (tmp_path / "features of two").iterdir():
+        assert len(list(folder.glob("*.safetensors"))) == 1, (
+            "the first process fills the cache and the other one finds it"
+        )
+    assert len(list((tmp_path / "features of two").iterdir())) == 2, "of the base as it is, and of nf4"
+
+
+def what_is_learned(asked, features_dir):
+    cache = {"features_dir": features_dir, "features_bytes": 10**9} if asked["passes"] is PACKED else {}
+    return {"method": asked["method"], "hyperparameters": STEPS | asked["passes"], "seed": 11} | cache
 
 
 def processes_of(parent):
