@@ -13,16 +13,21 @@ from safetensors.torch import save_file
 from core.child import StopRequested
 from core.errors import FailureCode, WorkFailed
 from core.events import Checkpoint, parse
-from tests.unit.training.conftest import Album, Run
+from tests.unit.training.conftest import Album, Run, num_packed, recorded_steps
 from tests.unit.training.test_pipeline import digest, losses, stop_after
 from training import adapter, pipeline, saver
 from training.checkpoint import CHECKPOINTS_FOLDER, WEIGHTS_FILE
 from training.spec import TrainingSpec
 from training.trainer import Trainer
+from training.vision import Tower
 
 # Four steps an epoch, the last of one example; the run ends within its third epoch. Dropout draws random numbers.
-QUICK = {"precision": "fp32", "max_steps": 11, "batch_size": 2, "micro_batch_size": 1, "learning_rate": 5e-3}
+STEPS = {"precision": "fp32", "max_steps": 11, "batch_size": 4, "learning_rate": 5e-3}
+# Features are kept, the vision tower is gone, and a step has several passes, of rows of one or more examples.
+QUICK = STEPS | {"micro_batch_tokens": 128, "packing": True}
 ASKED = {"seed": 3, "method": {"dropout": 0.3}, "hyperparameters": QUICK | {"checkpoint_every": 3}}
+# Every step looks at its images, and each example goes through the model alone.
+PLAIN = {"features_dir": None, "hyperparameters": STEPS | {"micro_batch_size": 1, "checkpoint_every": 3}}
 
 # `python -m training.run`, killed by SIGKILL right after it told its `kind` of a step, or before it names that checkpoint.
 KILLED = """
@@ -64,20 +69,38 @@ def told(metrics):
     return [(each["step"], "eval_loss" in each) for each in metrics]
 
 
+def write_rows(album):
+    """Thirteen rows to train on, short ones and long ones, and three to validate."""
+    colours, long = ("red", "blue"), "Which colour is it, of all the colours there are? " * 2
+    album.write(
+        *(
+            album.example(
+                ("user", f"@{album.image(colours[n // 2 % 2])}", long if n % 2 == 0 else "Which" + "?" * (n % 5)),
+                ("assistant", colours[n // 2 % 2]),
+                row=n + 1,
+                split="train" if n < 13 else "validation",
+            )
+            for n in range(16)
+        )
+    )
+
+
 class Scene:
     """One data set, and runs on it that tests share; a finished run is only read."""
 
     def __init__(self, folder, models_dir):
         (folder / "dataset").mkdir()
-        Album(folder / "dataset").colours(7, 3)
+        write_rows(Album(folder / "dataset"))
         self._folder = folder
         self._models_dir = models_dir
         self._stopped = {}
-        self.uninterrupted = self.run()
+        with recorded_steps() as self.steps:
+            self.uninterrupted = self.run()
 
     def spec(self, **asked):
         where = {"base_model": "tiny", "models_dir": self._models_dir, "dataset_dir": self._folder / "dataset"}
-        return TrainingSpec.model_validate(where | {"dataset_digest": "d1"} | ASKED | asked)
+        cache = {"features_dir": self._folder / "features", "features_bytes": 10**9}
+        return TrainingSpec.model_validate(where | {"dataset_digest": "d1"} | cache | ASKED | asked)
 
     def new(self):
         return Run(self._folder / f"run-{len(list(self._folder.iterdir()))}")
@@ -175,6 +198,22 @@ def test_a_run_that_is_killed_three_times_ends_as_if_nothing_had_happened(scene,
     ]
 
 
+def test_the_run_that_is_interrupted_packs_its_rows_and_has_no_tower(scene, uninterrupted, monkeypatch):
+    """Else nothing here would prove that such a run goes on exactly."""
+    assert len(scene.steps) == 11
+    assert all(len(step) >= 2 for number, step in enumerate(scene.steps, start=1) if number % 4), "several passes"
+    assert num_packed(scene.steps[:5]) >= 2
+    assert num_packed(scene.steps[5:]) >= 2
+    monkeypatch.setattr(Tower, "look", None)
+    rest = scene.go_on(scene.stopped_once(5))
+    assert any(event.message == "2 images; the features of 2 are in the cache." for event in logs(rest))
+    assert digest(rest) == digest(uninterrupted)
+
+
+def logs(part):
+    return [event for event in part.events if event.type == "log"]
+
+
 def test_it_saves_every_few_steps_and_at_the_end_of_each_epoch(uninterrupted):
     assert saved(uninterrupted) == [3, 4, 6, 8, 9, 11]
     kinds = [event.type for event in uninterrupted.events if event.type in {"metric", "checkpoint"}]
@@ -214,17 +253,21 @@ def test_a_stop_within_a_step_gives_the_half_step_up(scene, uninterrupted, monke
 @pytest.mark.parametrize(
     "asked",
     [
-        {"method": {"dropout": 0.3, "quantization": "int8"}},
+        PLAIN | {"method": {"dropout": 0.3, "quantization": "int8"}},
         {
             "method": {"dropout": 0.3, "use_dora": True, "r": 64},  # smaller, and no state has 8 bits
             "hyperparameters": ASKED["hyperparameters"] | {"optimizer": "adamw_8bit", "lr_scheduler": "cosine"},
         },
         {
-            "method": {"type": "lora", "init": "pissa"},
+            "method": {"type": "lora", "init": "pissa", "use_dora": True, "train_connector": True},
             "hyperparameters": ASKED["hyperparameters"] | {"neftune_alpha": 5, "loraplus_lr_ratio": 4},
         },
     ],
-    ids=["int8", "DoRA and an 8-bit optimizer", "PiSSA, LoRA+ and NEFTune"],
+    ids=[
+        "int8 without features and packing",
+        "DoRA and an 8-bit optimizer",
+        "PiSSA, DoRA, connector, LoRA+ and NEFTune",
+    ],
 )
 def test_other_adapters_and_optimizers_go_on_exactly_too(scene, asked):
     whole = scene.run(**asked)
