@@ -204,7 +204,7 @@ def test_the_run_that_is_interrupted_packs_its_rows_and_has_no_tower(scene, unin
     assert all(len(step) >= 2 for number, step in enumerate(scene.steps, start=1) if number % 4), "several passes"
     assert num_packed(scene.steps[:5]) >= 2
     assert num_packed(scene.steps[5:]) >= 2
-    monkeypatch.setattr(Tower, "look", None)
+    monkeypatch.setattr(Tower, "encode", None)
     rest = scene.go_on(scene.stopped_once(5))
     assert any(event.message == "2 images; the features of 2 are in the cache." for event in logs(rest))
     assert digest(rest) == digest(uninterrupted)
