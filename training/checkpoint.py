@@ -33,10 +33,10 @@ from transformers.trainer_pt_utils import safe_globals
 from core.errors import FailureCode, WorkFailed
 from core.events import Emitter
 from core.manifest import MANIFEST_FILE, FolderDamaged, Manifest, make_manifest, verify
+from training.export import WEIGHTS_FILE
 
 CHECKPOINTS_FOLDER = "checkpoints"
 RECORD_FILE = "checkpoint.json"
-WEIGHTS_FILE = "adapter_model.safetensors"
 NUM_KEPT = 2
 
 _NAME = re.compile(r"step-(\d{8})")

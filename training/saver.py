@@ -17,6 +17,7 @@ from core.child import Child, StopRequested
 from core.errors import FailureCode, WorkFailed
 from training import checkpoint
 from training.checkpoint import Checkpoint, Identity, Record
+from training.export import WEIGHTS_FILE
 from training.progress import Progress, diverged
 from training.random_state import RandomState
 from training.settings import Schedule
@@ -149,7 +150,7 @@ class Saver(TrainerCallback):
 
     def _check_finite(self, part: Path, step: int) -> None:
         """Refuse weights that would end every attempt to go on; the loss shows them one step later."""
-        for name, tensor in load_file(part / checkpoint.WEIGHTS_FILE).items():
+        for name, tensor in load_file(part / WEIGHTS_FILE).items():
             if not bool(torch.isfinite(tensor).all()):
                 raise diverged(f"After step {step} {name} holds numbers that are not finite.", self._schedule)
 
@@ -160,7 +161,7 @@ def check_loaded(model: Any, folder: Path) -> None:
     Raises:
         WorkFailed: They differ in a name, a type or a number.
     """
-    saved = load_file(folder / checkpoint.WEIGHTS_FILE)
+    saved = load_file(folder / WEIGHTS_FILE)
     present = get_peft_model_state_dict(model, save_embedding_layers=False)  # else it looks for the base on the Hub
     same = saved.keys() == present.keys() and all(
         tensor.dtype == present[name].dtype and torch.equal(tensor, present[name].detach().cpu())

@@ -158,6 +158,13 @@ class Hyperparameters(_Options):
         return self
 
 
+def check_sharing(method: Method, resources: Resources) -> None:
+    """Refuse what several devices cannot do with this method; raises `ValueError`."""
+    resources.check_method(
+        method.resolved_quantization, trains_beside_text=method.train_connector or method.train_vision
+    )
+
+
 class TrainingSpec(_Options):
     """Everything that one run needs, resolved to local folders; the child process gets exactly this."""
 
@@ -177,8 +184,5 @@ class TrainingSpec(_Options):
 
     @model_validator(mode="after")
     def _shardable(self) -> Self:
-        method = self.method
-        self.resources.check_method(
-            method.resolved_quantization, trains_beside_text=method.train_connector or method.train_vision
-        )
+        check_sharing(self.method, self.resources)
         return self

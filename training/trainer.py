@@ -84,7 +84,7 @@ class Trainer(SFTTrainer):  # type: ignore[misc]  # trl is untyped
         for number, (micro_batch, counts) in enumerate(micro_batches, start=1):
             self._steps.check_stop()
             batch = self._steps.collator.batch(micro_batch)
-            with self.maybe_activation_offload_context, self._sync(model, is_last=number == len(micro_batches)):
+            with self._sync(model, is_last=number == len(micro_batches)):
                 with self.compute_loss_context_manager():
                     loss = self.compute_loss(model, batch, num_items_in_batch=num_tokens) * (group.size * counts)
                 self.accelerator.backward(loss)

@@ -149,18 +149,7 @@ def _seen(model: Any, values_t3hw: torch.Tensor, mask_thw: torch.Tensor) -> torc
 
 
 def _joined(images: Sequence[Pixels]) -> tuple[torch.Tensor, torch.Tensor]:
-    values, masks = zip(*_of_one_size(images), strict=True)
-    return torch.cat(values), torch.cat(masks)
-
-
-def _of_one_size(images: Sequence[Pixels]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield each image's tiles, enlarged to the largest by zeros on the right and below that the mask leaves out.
-
-    An image below the size of a tile may have one of its own, so the images of a row can differ.
-    """
-    height = max(image["pixel_values"].shape[-2] for image in images)
-    width = max(image["pixel_values"].shape[-1] for image in images)
-    for image in images:
-        values_t3hw, mask_thw = image["pixel_values"], image["pixel_attention_mask"]
-        margin = (0, width - values_t3hw.shape[-1], 0, height - values_t3hw.shape[-2])
-        yield torch.nn.functional.pad(values_t3hw, margin), torch.nn.functional.pad(mask_thw, margin)
+    """Return the tiles of several images behind each other, and their masks; the tiles of one processor have one size."""
+    names = ("pixel_values", "pixel_attention_mask")
+    values_t3hw, mask_thw = (torch.cat([image[name] for image in images]) for name in names)
+    return values_t3hw, mask_thw

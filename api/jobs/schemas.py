@@ -15,7 +15,7 @@ from models.job import Job
 from models.states import EventKind, WorkState
 from models.work import Work
 from training.resources import Resources
-from training.spec import Auto, Hyperparameters, Method, Optimizer, Scheduler
+from training.spec import Auto, Hyperparameters, Method, Optimizer, Scheduler, check_sharing
 from vlm.image_options import ImageOptions
 from vlm.precision import Precision
 
@@ -56,10 +56,7 @@ class JobCreate(BaseModel):
 
     @model_validator(mode="after")
     def _shardable(self) -> Self:
-        method = self.method
-        self.resources.check_method(
-            method.resolved_quantization, trains_beside_text=method.train_connector or method.train_vision
-        )
+        check_sharing(self.method, self.resources)
         return self
 
 

@@ -16,7 +16,8 @@ from core.events import Checkpoint, parse
 from tests.unit.training.conftest import Album, Run, num_packed, recorded_steps
 from tests.unit.training.test_pipeline import digest, losses, stop_after
 from training import adapter, pipeline, saver
-from training.checkpoint import CHECKPOINTS_FOLDER, WEIGHTS_FILE
+from training.checkpoint import CHECKPOINTS_FOLDER
+from training.export import WEIGHTS_FILE
 from training.spec import TrainingSpec
 from training.trainer import Trainer
 from training.vision import Tower
