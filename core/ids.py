@@ -11,6 +11,7 @@ class Prefix(StrEnum):
     DATASET = "ds"
     UPLOAD = "upl"
     JOB = "job"
+    BATCH = "batch"
     CHECKPOINT = "ckpt"
     ADAPTER = "adp"
     KEY = "key"

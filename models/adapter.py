@@ -1,4 +1,4 @@
-"""Adapters and checkpoints: what training made."""
+"""Adapters: what training made."""
 
 from datetime import datetime
 from typing import Any
@@ -33,21 +33,6 @@ class Adapter(SQLModel, table=True):
     def prefix(self) -> str:
         """Return the prefix of this adapter's objects."""
         return adapter_prefix(self.project, self.sha256)
-
-
-class Checkpoint(SQLModel, table=True):
-    """A verified checkpoint of a job: everything that the next attempt needs to go on."""
-
-    __tablename__ = "checkpoint"
-
-    id: str = Field(primary_key=True, max_length=64)
-    project: str = Field(default=DEFAULT_PROJECT, max_length=64)
-    job_id: str = Field(foreign_key="job.id", index=True, max_length=64)
-    step: int
-    sha256: str = Field(max_length=64)
-    size_bytes: int = Field(sa_type=sa.BigInteger)
-    metrics: dict[str, Any] | None = Field(default=None, sa_type=sa.JSON)
-    created_at: datetime = Field(default_factory=utc_now, sa_type=UtcDateTime)
 
 
 def adapter_prefix(project: str, sha256: str) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlmodel import Field, Session, SQLModel, col, func, select
+from sqlmodel.sql.expression import Select
 
 from core.clock import utc_now
 from core.db import UtcDateTime
@@ -32,21 +33,51 @@ class Job(SQLModel, table=True):
     progress: dict[str, Any] | None = Field(default=None, sa_type=sa.JSON)
     metrics: dict[str, Any] | None = Field(default=None, sa_type=sa.JSON, description="the last figure of each name")
     peak_memory_bytes: int | None = Field(default=None, sa_type=sa.BigInteger)
+    planned_examples: int | None = Field(default=None, description="that the run will take, repeats included")
+    clone_of: str | None = Field(default=None, max_length=64, description="the job whose request this one began with")
+    batch_id: str | None = Field(default=None, foreign_key="batch.id", max_length=64, index=True)
+    overrides: dict[str, Any] | None = Field(
+        default=None, sa_type=sa.JSON, description="what of the batch's grid this job took, by its dotted names"
+    )
+    metrics_from_seq: int = Field(
+        default=1, description="metrics of the log before it belong to a run that was given up"
+    )
+    archived_seq: int | None = Field(default=None, description="items up to it lie in the archive, not in SQL")
+    deleted_at: datetime | None = Field(
+        default=None, sa_type=UtcDateTime, description="hidden since then; the row stays for its adapter"
+    )
     labels: dict[str, str] = Field(default_factory=dict, sa_type=sa.JSON, description="the caller's `metadata`")
     created_at: datetime = Field(default_factory=utc_now, sa_type=UtcDateTime)
 
 
+class Batch(SQLModel, table=True):
+    """Jobs that were made together from one request and a grid of overrides. Its state is theirs."""
+
+    __tablename__ = "batch"
+
+    id: str = Field(primary_key=True, max_length=64)
+    project: str = Field(default=DEFAULT_PROJECT, max_length=64, index=True)
+    name: str = Field(max_length=200)
+    request: dict[str, Any] = Field(sa_type=sa.JSON, description="the job that all of them began with")
+    grid: dict[str, Any] = Field(sa_type=sa.JSON, description="the values of each dotted name")
+    created_at: datetime = Field(default_factory=utc_now, sa_type=UtcDateTime)
+
+
+def archive_key(project: str, job_id: str) -> str:
+    """Return the key of the archived log of a job: JSON lines, gzip."""
+    return f"{project}/jobs/{job_id}/log.ndjson.gz"
+
+
 def get(session: Session, job_id: str, *, project: str) -> tuple[Job, Work] | None:
-    """Return a job and its work."""
-    query = select(Job, Work).join(Work, col(Work.id) == Job.id)
-    return session.exec(query.where(Job.id == job_id, Job.project == project)).first()
+    """Return a job and its work; one that was deleted is not there."""
+    return session.exec(_shown(project).where(Job.id == job_id)).first()
 
 
 def page(
     session: Session, *, project: str, before: str | None, limit: int, state: WorkState | None = None
 ) -> list[tuple[Job, Work]]:
     """Return jobs, newest first, older than the id `before`."""
-    query = select(Job, Work).join(Work, col(Work.id) == Job.id).where(Job.project == project)
+    query = _shown(project)
     if before is not None:
         query = query.where(Job.id < before)
     if state is not None:
@@ -96,3 +127,8 @@ def merge_metrics(session: Session, job_id: str, data: dict[str, Any], *, progre
     job.progress = (job.progress or {}) | {name: data[name] for name in progress_names if name in data}
     session.add(job)
     session.flush()
+
+
+def _shown(project: str) -> Select[Job, Work]:
+    query = select(Job, Work).join(Work, col(Work.id) == Job.id)
+    return query.where(Job.project == project, col(Job.deleted_at).is_(None))

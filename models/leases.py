@@ -1,4 +1,4 @@
-"""Leases: claim, heartbeat, end, give back, sweep. The clock is the database's; the fence only grows.
+"""Leases: heartbeat, end, give back, sweep. The clock is the database's; the fence only grows (`models.claims`).
 
 A worker that finds no row changed is fenced: somebody else may run the work now, so it kills its child and writes
 nothing more.
@@ -11,13 +11,13 @@ import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
 from core.clock import utc_now
-from core.db import NowS, UtcDateTime
+from core.db import NowS
 from core.errors import FailureCode
 from core.events import Phase
 from core.queue import Queue
 from models.event import note
 from models.states import LEASED, AttemptOutcome, Kind, WorkState
-from models.work import Attempt, Work, close_attempt, transition
+from models.work import Work, close_attempt, transition
 
 _RELEASED: dict[str, Any] = {"lease_owner": None, "lease_until_s": None, "phase": None}
 
@@ -39,45 +39,6 @@ class Claim:
     kind: Kind
     fence: int
     attempt: int
-
-
-def claim(session: Session, queue: Queue, *, worker_id: str, lease_s: float) -> Claim | None:
-    """Take the next piece of work of a queue, by priority and then by age; None when there is none."""
-    waiting = (
-        select(Work.id)
-        .where(Work.queue == queue, Work.state == WorkState.QUEUED, col(Work.available_at_s) <= NowS())
-        .order_by(col(Work.priority).desc(), col(Work.id))
-        .limit(1)
-        .with_for_update(skip_locked=True)
-    )
-    taken = session.execute(
-        sa.update(Work)
-        .where(col(Work.id) == waiting.scalar_subquery(), col(Work.state) == WorkState.QUEUED)
-        .values(
-            state=WorkState.RUNNING,
-            fence=col(Work.fence) + 1,
-            attempt=col(Work.attempt) + 1,
-            lease_owner=worker_id,
-            lease_until_s=NowS() + lease_s,
-            started_at=sa.func.coalesce(col(Work.started_at), sa.literal(utc_now(), UtcDateTime())),
-            finished_at=None,
-            failure=None,
-        )
-        .returning(
-            col(Work.id), col(Work.project), col(Work.kind), col(Work.fence), col(Work.attempt), col(Work.last_seq)
-        )
-    ).first()
-    if taken is None:
-        return None
-    work_id, project, kind, fence, attempt, last_seq = taken
-    session.add(
-        Attempt(
-            work_id=work_id, project=project, number=attempt, fence=fence, worker_id=worker_id, first_seq=last_seq + 1
-        )
-    )
-    session.flush()
-    note(session, work_id, f"Attempt {attempt} started.", fence=fence, state=WorkState.RUNNING, worker=worker_id)
-    return Claim(work_id=work_id, project=project, kind=kind, fence=fence, attempt=attempt)
 
 
 def heartbeat(session: Session, claimed: Claim, *, lease_s: float) -> WorkState | None:

@@ -94,6 +94,7 @@ class AttemptOutcome(StrEnum):
     FAILED = "failed"
     CANCELLED = "cancelled"
     GIVEN_BACK = "given_back"
+    PAUSED = "paused"
     WORKER_LOST = "worker_lost"
 
 

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from sqlmodel import Field, Session, SQLModel, col, select
 
 from core.clock import utc_now
-from core.db import StrEnumType, UtcDateTime
+from core.db import NowS, StrEnumType, UtcDateTime
 from core.events import Phase
 from core.queue import Queue
 from models.states import LEASED, AttemptOutcome, Kind, WorkState, sources
@@ -46,6 +46,11 @@ class Work(SQLModel, table=True):
     available_at_s: float = Field(default=0.0, sa_type=sa.Double, description="not claimed before; database clock")
     lease_owner: str | None = Field(default=None, max_length=64)
     lease_until_s: float | None = Field(default=None, sa_type=sa.Double, description="database clock")
+    failed_attempts: int = Field(
+        default=0, description="attempts that failed and were tried again by themselves; bounded"
+    )
+    gpus: int = Field(default=0, description="GPUs that it cannot do without")
+    resource_class: str | None = Field(default=None, max_length=64, description="of the worker; null: any")
     last_seq: int = Field(default=0, description="the sequence number of the newest log item")
 
 
@@ -53,6 +58,7 @@ class Attempt(SQLModel, table=True):
     """One try at a piece of work, with its own end and its own range of the log."""
 
     __tablename__ = "attempt"
+    __table_args__ = (sa.Index("ix_attempt_ended", "ended_s"),)
 
     work_id: str = Field(foreign_key="work.id", primary_key=True, max_length=64, ondelete="CASCADE")
     number: int = Field(primary_key=True)
@@ -65,6 +71,9 @@ class Attempt(SQLModel, table=True):
     failure: dict[str, Any] | None = Field(default=None, sa_type=sa.JSON)
     first_seq: int
     last_seq: int | None = None
+    began_s: float = Field(default=0.0, sa_type=sa.Double, description="database clock")
+    ended_s: float | None = Field(default=None, sa_type=sa.Double, description="database clock")
+    resumed_step: int | None = Field(default=None, description="the step of the checkpoint that it went on from")
 
 
 def transition(
@@ -99,7 +108,7 @@ def close_attempt(
     session.execute(
         sa.update(Attempt)
         .where(col(Attempt.work_id) == work_id, col(Attempt.ended_at).is_(None))
-        .values(ended_at=utc_now(), outcome=outcome, failure=failure, last_seq=newest)
+        .values(ended_at=utc_now(), ended_s=NowS(), outcome=outcome, failure=failure, last_seq=newest)
     )
 
 

@@ -15,7 +15,7 @@ from core.events import Failure, Phase
 from core.logs import get_logger
 from core.queue import Queue
 from core.settings import Settings
-from models import leases
+from models import claims, leases
 from models.leases import Claim
 from models.states import Kind, WorkState
 from worker.attempt import Attempt, Interrupted, LeaseLost
@@ -74,7 +74,7 @@ class Slot(threading.Thread):
 
     def _claim(self) -> Claim | None:
         with self._database.write() as session:
-            return leases.claim(session, self._queue, worker_id=self._worker_id, lease_s=self._settings.lease_s)
+            return claims.claim(session, self._queue, worker_id=self._worker_id, lease_s=self._settings.lease_s)
 
     def _run(self, claim: Claim) -> None:
         log.info("work started", work_id=claim.work_id, kind=claim.kind, attempt=claim.attempt)

@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from core.queue import Queue
-from models import leases
+from models import claims, leases
 from models.dataset import Dataset, image_key
 from models.states import Kind, WorkState
 from models.work import Work
@@ -30,7 +30,7 @@ def create(client, **changes) -> str:
 def run(database, target: WorkState) -> None:
     """Claim the next job and end it like this."""
     with database.write() as session:
-        claim = leases.claim(session, Queue.GPU, worker_id="w", lease_s=60)
+        claim = claims.claim(session, Queue.GPU, worker_id="w", lease_s=60)
         assert leases.finish(session, claim, target)
 
 
@@ -79,7 +79,7 @@ def test_a_data_set_in_use_is_refused_with_the_jobs_that_use_it(client, api_data
     run(api_database, WorkState.SUCCEEDED)
     using = [create(client), create(client)]
     with api_database.write() as session:
-        leases.claim(session, Queue.GPU, worker_id="w", lease_s=60)  # one of them runs
+        claims.claim(session, Queue.GPU, worker_id="w", lease_s=60)  # one of them runs
     answer = delete(client)
     assert answer.status_code == 409
     assert answer.json()["jobs"] == using
@@ -103,13 +103,13 @@ def test_a_validation_that_waits_is_withdrawn_with_its_data_set(client, api_data
     assert list(storage.keys(f"default/datasets/{dataset_id}")) == []
     with api_database.write() as session:
         assert session.get_one(Work, dataset_id).state is WorkState.CANCELLED
-        assert leases.claim(session, Queue.CPU, worker_id="w", lease_s=60) is None
+        assert claims.claim(session, Queue.CPU, worker_id="w", lease_s=60) is None
 
 
 def test_a_data_set_that_a_worker_reads_is_refused(client, api_database, storage):
     dataset_id = client.post("/datasets", files={"file": ("data.zip", colours(12))}).json()["id"]
     with api_database.write() as session:
-        claim = leases.claim(session, Queue.CPU, worker_id="w", lease_s=60)
+        claim = claims.claim(session, Queue.CPU, worker_id="w", lease_s=60)
     answer = delete(client, dataset_id)
     assert (answer.status_code, answer.json()["state"]) == (409, "running")
     assert f"when GET /datasets/{dataset_id} says ready or failed" in answer.json()["detail"]

@@ -15,7 +15,7 @@ from ingest.container import Container
 from ingest.options import Options
 from ingest.validate import validate
 from lensmith import ApiError, Client
-from models import leases
+from models import claims, leases
 from models.states import WorkState
 from tests.integration.conftest import attempt_of, validation_of, zip_of
 from vlm.conversation import RECORDS_FILE, Example, Message, TextPart, write_examples
@@ -67,7 +67,7 @@ def upload(client, api_database, settings, tmp_path):
         staging = tmp_path / dataset_id
         staging.mkdir()
         with api_database.write() as session:
-            claim = leases.claim(session, Queue.CPU, worker_id="w", lease_s=60)
+            claim = claims.claim(session, Queue.CPU, worker_id="w", lease_s=60)
         spec = validation.prepare(attempt_of(claim, api_database, settings), staging)
         report = validate(staging / "upload", Container(spec["container"]), staging, Options(seed=spec["seed"]))
         told = {"num_examples": report.rows.kept, "num_issues": report.num_issues, "num_images": 1, "num_skipped": 0}

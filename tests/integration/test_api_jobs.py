@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from core.clock import utc_now
 from core.queue import Queue
-from models import event, leases
+from models import claims, event, leases
 from models.event import Item
 from models.idempotency import KEEP, IdempotencyKey
 from models.states import EventKind, WorkState
@@ -171,7 +171,7 @@ def test_a_waiting_job_is_cancelled_at_once_and_only_once(client, ready_dataset)
 def test_a_job_that_ended_cannot_be_cancelled(client, api_database, ready_dataset):
     job_id = create(client).json()["id"]
     with api_database.write() as session:
-        claim = leases.claim(session, Queue.GPU, worker_id="w", lease_s=60)
+        claim = claims.claim(session, Queue.GPU, worker_id="w", lease_s=60)
         leases.finish(session, claim, WorkState.SUCCEEDED)
     answer = client.post(f"/jobs/{job_id}/cancel")
     assert answer.status_code == 409
@@ -190,7 +190,7 @@ def ended_job(client, api_database, ready_dataset) -> str:
     """A job that has ended, with a log of some length."""
     job_id = create(client).json()["id"]
     with api_database.write() as session:
-        claim = leases.claim(session, Queue.GPU, worker_id="w", lease_s=60)
+        claim = claims.claim(session, Queue.GPU, worker_id="w", lease_s=60)
         for step in range(1, 6):
             event.append(session, job_id, [Item(kind=EventKind.METRIC, data={"step": step, "loss": 1 / step})])
         event.append(session, job_id, [Item(kind=EventKind.LOG, level="info", message="a\nb <img onerror=x>")])

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from core.db import Database
 from core.queue import Queue
-from models import leases
+from models import claims
 from models.states import Kind
 from models.work import Work
 from ops.migrate import upgrade
@@ -46,7 +46,7 @@ def claimed(sick):
     with sick.write() as session:
         session.add(Work(id="job_1", kind=Kind.TRAINING, queue=Queue.GPU))
         session.flush()
-        return leases.claim(session, Queue.GPU, worker_id="wrk_1", lease_s=LEASE_S)
+        return claims.claim(session, Queue.GPU, worker_id="wrk_1", lease_s=LEASE_S)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from sqlmodel import col
 
 from core.db import NowS
 from core.queue import Queue
-from models import event, leases
+from models import claims, event, leases
 from models.event import Item
 from models.states import TRANSITIONS, AttemptOutcome, EventKind, Kind, WorkState, sources
 from models.work import Work, attempts_of, transition
@@ -33,7 +33,7 @@ def queued(database):
 
 def claim(database, worker_id="wrk_a", lease_s=LEASE_S):
     with database.write() as session:
-        return leases.claim(session, Queue.GPU, worker_id=worker_id, lease_s=lease_s)
+        return claims.claim(session, Queue.GPU, worker_id=worker_id, lease_s=lease_s)
 
 
 def look(database, work_id) -> Work:

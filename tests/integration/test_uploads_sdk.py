@@ -14,7 +14,7 @@ import lensmith.uploads
 from core.queue import Queue
 from lensmith import ApiError, Client, NotUploadable, Unreachable
 from lensmith.commands import add_commands
-from models import leases
+from models import claims, leases
 from models.dataset import Dataset
 from models.states import WorkState
 from tests.conftest import wait_for
@@ -202,7 +202,7 @@ def validated(api_database):
 
     def claim():
         with api_database.write() as session:
-            claimed = leases.claim(session, Queue.CPU, worker_id="w", lease_s=60)
+            claimed = claims.claim(session, Queue.CPU, worker_id="w", lease_s=60)
             return claimed and leases.finish(session, claimed, WorkState.SUCCEEDED)
 
     worker = threading.Thread(target=lambda: wait_for(claim, what="a data set"))
