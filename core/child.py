@@ -1,6 +1,6 @@
 """What every child process does around its work: arm, listen for `stop`, report the end.
 
-A child gets its spec as a JSON file, writes only to its staging folder, speaks `core.events`, finds no credentials in
+A child lives no longer than its supervisor's lease (`Tether`). It gets its spec as a JSON file, writes only to its staging folder, speaks `core.events`, finds no credentials in
 its environment (but the Hub's token where it reads the Hub), and dies with its supervisor.
 
 A piece of work may be done by several such processes (`training.launch`). The first hears `stop`, and the work tells the
@@ -9,11 +9,13 @@ others; each dies with the launcher, and one that leaves before the end takes th
 
 import argparse
 import json
+import math
 import os
 import re
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +25,8 @@ from typing import Any
 from core.errors import FailureCode, WorkFailed
 from core.events import Emitter, Failure, Hello, Result, Stopped
 from core.process import die_with_parent, is_launched, rank
+
+_TETHER_S = 0.5  # between two looks at the end of the lease
 
 # How gloo says that the process at the other end of a connection has died.
 _LOST_PEER = re.compile(r"Connection (?:closed|reset) by peer|Broken pipe")
@@ -59,7 +63,9 @@ def run_child(work: Callable[[Child], dict[str, Any]]) -> int:
     events.emit(Hello(pid=os.getpid()))
     signal.signal(signal.SIGTERM, lambda *_: _hear_sigterm(stop))
     if rank() == 0:  # one line is read by one process
-        threading.Thread(target=_listen, args=(stop,), daemon=True).start()
+        tether = Tether(arguments.lease_until)
+        threading.Thread(target=_listen, args=(stop, tether), daemon=True).start()
+        threading.Thread(target=tether.watch, daemon=True).start()
     child = Child(spec=json.loads(arguments.spec.read_text()), staging=arguments.staging, events=events, stop=stop)
     try:
         events.emit(Result(data=work(child)))
@@ -94,6 +100,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--spec", type=Path, required=True, help="the JSON file that says what to do")
     parser.add_argument("--staging", type=Path, required=True, help="the only folder that is written to")
     parser.add_argument("--events-fd", type=int, required=True, help="the pipe for events")
+    parser.add_argument("--lease-until", type=float, help="when the lease ends, on the monotonic clock; none: never")
     return parser.parse_args()
 
 
@@ -123,10 +130,33 @@ def _unexpected(error: Exception) -> Failure:
     )
 
 
-def _listen(stop: threading.Event) -> None:
-    """Wait for `{"type": "stop"}` on standard input; its end means that nobody waits for us any more."""
+class Tether:
+    """The end of the lease, as the supervisor last told it: this process and its group do not outlive it.
+
+    A supervisor that is frozen cannot kill its child, while another worker begins the same work; and one whose lease is
+    not prolonged sends nothing.
+    """
+
+    def __init__(self, until: float | None) -> None:
+        self._until = math.inf if until is None else until
+
+    def hold(self, until: float) -> None:
+        """Live until then."""
+        self._until = until
+
+    def watch(self) -> None:
+        """Kill the group of this process when the lease is over."""
+        while (left := self._until - time.monotonic()) > 0:
+            time.sleep(min(left, _TETHER_S))
+        os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+def _listen(stop: threading.Event, tether: Tether) -> None:
+    """Hear the supervisor on standard input until its end, which means that nobody waits for us any more."""
     for line in sys.stdin:
-        if json.loads(line).get("type") == "stop":
+        said = json.loads(line)
+        if said["type"] == "stop":
             stop.set()
-            return
+        elif said["type"] == "lease":
+            tether.hold(said["until"])
     stop.set()

@@ -1,7 +1,8 @@
 """The protocol between a child process and its supervisor: one JSON object per line, typed and versioned.
 
 child -> supervisor, on a pipe of its own: `hello` first, then any of the others, at the end `result` or `failure`.
-supervisor -> child, on standard input: `stop`. End of input means that the supervisor is gone.
+supervisor -> child, on standard input: `lease` (`until`, on the machine's monotonic clock: the child may not live longer
+without another one) and `stop`. End of input means that the supervisor is gone.
 
 A number that is not finite becomes `null` on the way, because JSON has no NaN.
 """
@@ -16,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from core.errors import FailureCode
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 
 
 class Phase(StrEnum):

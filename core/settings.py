@@ -50,8 +50,16 @@ class Settings(BaseSettings):
     poll_s: float = Field(3.0, gt=0, description="seconds between a worker's own looks into SQL")
     sweep_s: float = Field(15.0, gt=0, description="seconds between sweeps of expired leases and lost messages")
     stop_ask_s: float = Field(5.0, ge=0, description="how long a child may take to stop when asked")
+    stop_pause_s: float = Field(
+        60.0, ge=0, description="how long a child may take to stop for a pause; it saves after the step under way"
+    )
     stop_term_s: float = Field(10.0, ge=0, description="how long it may take after SIGTERM, before SIGKILL")
-    max_attempts: int = Field(3, ge=1, description="attempts that may be lost to dead workers before a job fails")
+    max_attempts: int = Field(
+        3, ge=1, description="attempts in a row that may be lost, or fail for want of storage, without a step gained"
+    )
+    retry_s: float = Field(
+        5.0, ge=0, le=75, description="wait before the next attempt when storage failed; four times as long each time"
+    )
 
     @model_validator(mode="after")
     def _beat_within_the_lease(self) -> Self:

@@ -55,6 +55,7 @@ class Storage:
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
+        self._check = lambda: None
 
     @classmethod
     def from_url(cls, url: str, *, request_s: float | None = None) -> "Storage":
@@ -72,6 +73,15 @@ class Storage:
         if request_s is None:
             return cls(from_url(url))
         return cls(from_url(url, client_options=_client_options(request_s)))
+
+    def guarded(self, check):
+        view = Storage(self._store)
+        view._check = check
+        return view
+
+    def put_folder(self, prefix, folder):
+        for path in sorted(folder.iterdir(), key=lambda p: p.name == "manifest.json"):
+            self.put_file(f"{prefix}/{path.name}", path)
 
     def put_file(self, key: str, source: Path) -> Stored:
         """Store a file."""
@@ -118,6 +128,7 @@ class Storage:
                     remedy="Check the disk or the object store; then do it again.",
                     retryable=True,
                 )
+            self._check()
             obstore.rename(self._store, draft.temporary, draft.key, overwrite=True)
         return Stored(key=draft.key, sha256=draft.sha256, size_bytes=draft.size_bytes)
 

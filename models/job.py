@@ -120,11 +120,19 @@ def record(session: Session, job_id: str, **values: Any) -> None:
     session.execute(sa.update(Job).where(col(Job.id) == job_id).values(**values))
 
 
-def merge_metrics(session: Session, job_id: str, data: dict[str, Any], *, progress_names: tuple[str, ...]) -> None:
-    """Keep the last figure of each name, and what of it is progress."""
+def begin_anew(session: Session, job_id: str) -> None:
+    """Let the curve of a job begin behind what its log has so far; the last figures are forgotten."""
+    newest = select(Work.last_seq).where(Work.id == job_id).scalar_subquery()
+    record(session, job_id, metrics_from_seq=newest + 1, progress=None, metrics=None)
+
+
+def merge_metrics(
+    session: Session, job_id: str, data: dict[str, Any], *, progress_names: tuple[str, ...], told: dict[str, Any]
+) -> None:
+    """Keep the last figure of each name, what of it is progress, and how far the log tells it."""
     job = session.get_one(Job, job_id)
     job.metrics = (job.metrics or {}) | data
-    job.progress = (job.progress or {}) | {name: data[name] for name in progress_names if name in data}
+    job.progress = (job.progress or {}) | {name: data[name] for name in progress_names if name in data} | told
     session.add(job)
     session.flush()
 

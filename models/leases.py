@@ -1,4 +1,4 @@
-"""Leases: heartbeat, end, give back, sweep. The clock is the database's; the fence only grows (`models.claims`).
+"""Leases: heartbeat, end, pause, give back. The clock is the database's; the fence only grows (`models.claims`).
 
 A worker that finds no row changed is fenced: somebody else may run the work now, so it kills its child and writes
 nothing more.
@@ -12,15 +12,16 @@ from sqlmodel import Session, col, select
 
 from core.clock import utc_now
 from core.db import NowS
-from core.errors import FailureCode
 from core.events import Phase
-from core.queue import Queue
 from models.event import note
 from models.states import LEASED, AttemptOutcome, Kind, WorkState
 from models.work import Work, close_attempt, transition
 
-_RELEASED: dict[str, Any] = {"lease_owner": None, "lease_until_s": None, "phase": None}
+LONGEST_WAIT_S = 1200.0  # before a failed attempt is followed by another
 
+RELEASED: dict[str, Any] = {"lease_owner": None, "lease_until_s": None, "phase": None}
+
+_PAUSING = frozenset({WorkState.PAUSING})
 ENDING = frozenset({WorkState.CANCELLING, WorkState.CANCELLED})
 
 _OUTCOMES = {
@@ -72,7 +73,7 @@ def finish(session: Session, claimed: Claim, target: WorkState, *, failure: dict
         fence=claimed.fence,
         failure=failure,
         finished_at=utc_now(),
-        **_RELEASED,
+        **RELEASED,
     )
     if not ended:
         return False
@@ -86,9 +87,41 @@ def finish(session: Session, claimed: Claim, target: WorkState, *, failure: dict
     return True
 
 
+def pause(session: Session, claimed: Claim) -> bool:
+    """End running work as `paused`, as a user asked; False: nobody did, or fenced."""
+    if not transition(session, claimed.work_id, WorkState.PAUSED, fence=claimed.fence, **RELEASED):
+        return False
+    note(session, claimed.work_id, "Paused.", state=WorkState.PAUSED)
+    close_attempt(session, claimed.work_id, AttemptOutcome.PAUSED)
+    return True
+
+
+def try_again(session: Session, claimed: Claim, failure: dict[str, Any], *, max_attempts: int, retry_s: float) -> bool:
+    """Queue work whose attempt failed for a reason that may pass; False: it has had its attempts, or fenced.
+
+    The wait grows four-fold with each failure in a row; `gained` begins the count anew.
+    """
+    failed = session.exec(select(Work.failed_attempts).where(Work.id == claimed.work_id)).one() + 1
+    if failed >= max_attempts:
+        return False
+    wait_s = min(retry_s * 4 ** (failed - 1), LONGEST_WAIT_S)
+    values = {"failed_attempts": failed, "available_at_s": NowS() + wait_s, **RELEASED}
+    if not transition(session, claimed.work_id, WorkState.QUEUED, fence=claimed.fence, unless=_PAUSING, **values):
+        return False
+    message = f"{failure['detail']} It is tried again in {wait_s:g} s (attempt {claimed.attempt} failed)."
+    note(session, claimed.work_id, message, state=WorkState.QUEUED)
+    close_attempt(session, claimed.work_id, AttemptOutcome.FAILED, failure=failure)
+    return True
+
+
+def gained(session: Session, claimed: Claim) -> None:
+    """Count lost and failed attempts anew: the work has come further than the one before. The caller holds the fence."""
+    session.execute(sa.update(Work).where(col(Work.id) == claimed.work_id).values(lost_attempts=0, failed_attempts=0))
+
+
 def give_back(session: Session, claimed: Claim, *, reason: str) -> bool:
     """Put running work back in its queue because the worker was told to stop; it costs no attempt."""
-    if not transition(session, claimed.work_id, WorkState.QUEUED, fence=claimed.fence, **_RELEASED):
+    if not transition(session, claimed.work_id, WorkState.QUEUED, fence=claimed.fence, **RELEASED):
         return False
     note(session, claimed.work_id, f"Given back: {reason}", state=WorkState.QUEUED)
     close_attempt(session, claimed.work_id, AttemptOutcome.GIVEN_BACK)
@@ -112,53 +145,3 @@ def withdraw(session: Session, work_id: str) -> bool:
         return False
     note(session, work_id, "Cancelled.", state=WorkState.CANCELLED)
     return True
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Swept:
-    """What a sweep found: leases taken back, and of each queue one piece of work whose doorbell may be lost."""
-
-    expired: tuple[str, ...]
-    waiting: dict[Queue, str]
-
-
-def sweep(session: Session, *, max_attempts: int, limit: int = 100) -> Swept:
-    """Take back expired leases; name the queues to ring for again."""
-    expired = session.exec(
-        select(Work)
-        .where(col(Work.state).in_(LEASED), col(Work.lease_until_s) < NowS())
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-    ).all()
-    for work in expired:
-        _take_back(session, work, max_attempts=max_attempts)
-    waiting = session.exec(
-        select(Work.queue, sa.func.min(Work.id))
-        .where(Work.state == WorkState.QUEUED, col(Work.available_at_s) <= NowS())
-        .group_by(col(Work.queue))
-    ).all()
-    return Swept(expired=tuple(work.id for work in expired), waiting={Queue(queue): first for queue, first in waiting})
-
-
-def _take_back(session: Session, work: Work, *, max_attempts: int) -> None:
-    lost = work.lost_attempts + 1
-    values: dict[str, Any] = {"lost_attempts": lost, **_RELEASED}
-    failure = None
-    if work.state is WorkState.CANCELLING:
-        target, message = WorkState.CANCELLED, "Cancelled; its worker is gone."
-        values["finished_at"] = utc_now()
-    elif lost >= max_attempts:
-        target = WorkState.FAILED
-        failure = {
-            "code": FailureCode.WORKER_LOST.value,
-            "detail": f"The worker was lost {lost} times while it ran this.",
-            "remedy": "Look at the worker's memory and its log; then make it again.",
-            "retryable": True,
-        }
-        values |= {"finished_at": utc_now(), "failure": failure}
-        message = f"Failed: {failure['detail']}"
-    else:
-        target, message = WorkState.QUEUED, f"Its worker is gone; queued again (attempt {work.attempt} lost)."
-    if transition(session, work.id, target, fence=work.fence, **values):
-        note(session, work.id, message, state=target)
-        close_attempt(session, work.id, AttemptOutcome.WORKER_LOST, failure=failure)

@@ -112,6 +112,12 @@ def close_attempt(
     )
 
 
+def note_resumed(session: Session, work_id: str, step: int, *, fence: int) -> None:
+    """Write down from which step's checkpoint an attempt goes on."""
+    of_attempt = (col(Attempt.work_id) == work_id, col(Attempt.fence) == fence)
+    session.execute(sa.update(Attempt).where(*of_attempt).values(resumed_step=step))
+
+
 def attempts_of(session: Session, work_id: str) -> list[Attempt]:
     """Return the attempts of a piece of work, oldest first."""
     return list(session.exec(select(Attempt).where(Attempt.work_id == work_id).order_by(col(Attempt.number))))

@@ -127,6 +127,7 @@ def settings(tmp_path, valkey_url) -> Settings:
         sweep_s=0.5,
         stop_ask_s=1.0,
         stop_term_s=1.0,
+        retry_s=0.1,
     )
     made.layout.make()
     return made

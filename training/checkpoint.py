@@ -123,16 +123,20 @@ class Checkpoint:
     manifest: Manifest
 
 
-def find(folder: Path, identity: Identity, *, versions: dict[str, str | None], events: Emitter) -> Checkpoint | None:
-    """Return the checkpoint that a run goes on from; None, with a warning, if none in the folder is whole.
+def find(folder: Path, *, events: Emitter) -> Checkpoint | None:
+    """Return the checkpoint that a run goes on from; None, with a warning, if none in the folder is whole."""
+    found = newest(folder, events)
+    if found is None:
+        events.log("There is no whole checkpoint to go on from; training begins at its first step.", level="warning")
+    return found
+
+
+def check(found: Checkpoint, identity: Identity, *, versions: dict[str, str | None], events: Emitter) -> None:
+    """See that a checkpoint is of the run that goes on from it.
 
     Raises:
         WorkFailed: It belongs to another run.
     """
-    found = newest(folder, events)
-    if found is None:
-        events.log("There is no whole checkpoint to go on from; training begins at its first step.", level="warning")
-        return None
     _check_same_run(found.record, identity)
     if found.record.versions != versions:
         changed = sorted(name for name, version in found.record.versions.items() if versions.get(name) != version)
@@ -141,7 +145,6 @@ def find(folder: Path, identity: Identity, *, versions: dict[str, str | None], e
             "the run may come out slightly different from one that was never interrupted.",
             level="warning",
         )
-    return found
 
 
 def newest(folder: Path, events: Emitter) -> Checkpoint | None:

@@ -91,8 +91,9 @@ def fine_tune(spec: TrainingSpec, child: Child) -> dict[str, Any]:
 def _fine_tune(spec: TrainingSpec, child: Child, group: Group) -> dict[str, Any]:
     began = time.perf_counter()
     set_seed(spec.seed)
-    loaded = _load(spec, child, group)  # 1
-    prepared = _prepare(spec, child, loaded)  # 2
+    resumed = _find_checkpoint(spec, child, group)
+    loaded = _load(spec, child, group, resumed)  # 1
+    prepared = _prepare(spec, child, loaded, resumed)  # 2
     with group.first_goes_ahead():
         vision = _encode_images(spec, child, loaded, prepared)  # 3
     child = group.agreed(child)
@@ -108,7 +109,14 @@ def _fine_tune(spec: TrainingSpec, child: Child, group: Group) -> dict[str, Any]
     }
 
 
-def _load(spec: TrainingSpec, child: Child, group: Group) -> Loaded:
+def _find_checkpoint(spec: TrainingSpec, child: Child, group: Group) -> Checkpoint | None:
+    """Return what the run goes on from; first of all, because it says what `auto` meant when the run began."""
+    if spec.resume_from is None or group.is_sharded:
+        return None
+    return checkpoint.find(spec.resume_from, events=child.events)
+
+
+def _load(spec: TrainingSpec, child: Child, group: Group, resumed: Checkpoint | None) -> Loaded:
     """Step 1: read the examples and load the base, in the precision that the device allows."""
     child.events.emit(PhaseChanged(phase=Phase.LOADING))
     train, validation = (read_examples(spec.dataset_dir, split=split) for split in ("train", "validation"))
@@ -118,7 +126,10 @@ def _load(spec: TrainingSpec, child: Child, group: Group) -> Loaded:
             "The data set has no row to train on.",
             remedy='Give it rows of the split "train".',
         )
-    precision = device.choose_precision(spec.hyperparameters.precision, child.events)
+    asked = spec.hyperparameters.precision
+    if resumed is not None and asked == "auto":
+        asked = resumed.record.identity.hyperparameters["precision"]
+    precision = device.choose_precision(asked, child.events)
     with group.first_goes_ahead():  # fetches or builds it; of several, transformers lets only the first write a model
         resolved = loading.resolve(spec.base_model, models_dir=spec.models_dir)
     base = loading.load(
@@ -145,7 +156,7 @@ def _load(spec: TrainingSpec, child: Child, group: Group) -> Loaded:
     )
 
 
-def _prepare(spec: TrainingSpec, child: Child, loaded: Loaded) -> Prepared:
+def _prepare(spec: TrainingSpec, child: Child, loaded: Loaded, resumed: Checkpoint | None) -> Prepared:
     """Step 2: count every token, refuse what would have to be cut, settle the schedule, wrap the base, and say so."""
     child.events.emit(PhaseChanged(phase=Phase.PREPARING))
     base = loaded.base
@@ -169,6 +180,8 @@ def _prepare(spec: TrainingSpec, child: Child, loaded: Loaded) -> Prepared:
         can_pack=base.family.can_pack,
         no_features=request.refusal,
     )
+    if resumed is not None:
+        schedule = settings.continued(schedule, spec.hyperparameters, resumed.record.identity.hyperparameters)
     for warning in schedule.warnings:
         child.events.log(warning, level="warning")
     model = adapter.wrap(base, spec.method, name=loaded.name)
@@ -192,9 +205,9 @@ def _prepare(spec: TrainingSpec, child: Child, loaded: Loaded) -> Prepared:
     if saving is not None:
         child.events.log(saving)
     child.events.log(schedule.sentence())
-    identity, resumed = Identity.of(settled, origin), None
-    if spec.resume_from is not None and not loaded.group.is_sharded:
-        resumed = checkpoint.find(spec.resume_from, identity, versions=origin["versions"], events=child.events)
+    identity = Identity.of(settled, origin)
+    if resumed is not None:
+        checkpoint.check(resumed, identity, versions=origin["versions"], events=child.events)
     return Prepared(
         model=model,
         encoder=encoder,

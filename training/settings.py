@@ -1,8 +1,8 @@
 """What `auto` comes to, and the arithmetic of steps. Torch-free, so that a plan can show the same numbers."""
 
 import math
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypeVar
 
 from training.batching import Budget, num_steps_per_epoch
@@ -18,6 +18,8 @@ DEFAULT_WARMUP_RATIO = 0.03  # the same table
 CPU_MICRO_BATCH_TOKENS, GPU_MICRO_BATCH_TOKENS = 2048, 8192
 PACK_TOKENS = 1024  # attention over a packed row is dense: its cost grows with the square of this
 MIN_AUTO_CHECKPOINT_STEPS, MAX_AUTO_CHECKPOINT_STEPS = 10, 500
+
+_OF_EACH_RUN = frozenset({"epochs", "max_steps", "checkpoint_every"})  # follow from the data, or may differ
 
 _T = TypeVar("_T")
 
@@ -147,6 +149,18 @@ def resolve(
         checkpoint_every=_or(asked.checkpoint_every, _auto_checkpoint_every(total)),
         warnings=warnings,
     )
+
+
+def continued(schedule: Schedule, asked: Hyperparameters, saved: Mapping[str, Any]) -> Schedule:
+    """Return the schedule of a run that goes on: `auto` means what it meant where the run began, on other hardware too.
+
+    Args:
+        schedule: What `asked` means here.
+        asked: What the job says.
+        saved: The hyperparameters that a checkpoint of the run was made with.
+    """
+    left_to_us = [name for name, value in asked if value == "auto" and name not in _OF_EACH_RUN]
+    return replace(schedule, **{name: saved[name] for name in left_to_us if name in saved})
 
 
 def _feasible(

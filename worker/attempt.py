@@ -13,7 +13,9 @@ from models.states import WorkState
 from worker.arrivals import Overdue
 from worker.child import ChildProcess, Stopping
 from worker.lease import Lease
-from worker.supervisor import Outcome, Recorder, supervise
+from worker.memory_kills import memory_kills
+from worker.recorder import Recorder
+from worker.supervisor import Failed, Killed, Outcome, memory_failure, supervise
 
 
 class LeaseLost(Exception):
@@ -25,13 +27,23 @@ class Interrupted(Exception):
 
 
 class Attempt:
-    """A lease and everything that may end the work before its time."""
+    """A lease and everything that may end the work before its time.
+
+    Attributes:
+        resumed_step: Of the checkpoint that a job goes on from; None: it begins at its first step.
+    """
 
     def __init__(self, lease: Lease, *, database: Database, settings: Settings, shutdown: threading.Event) -> None:
         self._lease = lease
         self._database = database
         self._settings = settings
         self._shutdown = shutdown
+        self.resumed_step: int | None = None
+
+    @property
+    def lease(self) -> Lease:
+        """Return the lease that everything stands on."""
+        return self._lease
 
     @property
     def claim(self) -> Claim:
@@ -45,10 +57,18 @@ class Attempt:
             LeaseLost: another worker may have the work by now.
             Interrupted: the worker was told to stop, or a cancel was asked.
         """
-        if self._lease.lost.is_set():
-            raise LeaseLost
+        self.hold()
         if self._shutdown.is_set() or self._lease.state is not WorkState.RUNNING:
             raise Interrupted
+
+    def hold(self) -> None:
+        """Raise unless nobody else can have the work at this moment; asked right before anything is stored.
+
+        Raises:
+            LeaseLost: another worker may have it.
+        """
+        if not self._lease.is_held:
+            raise LeaseLost
 
     def run(
         self,
@@ -73,20 +93,30 @@ class Attempt:
         Raises:
             Overdue: it did not end within `seconds`, and was killed.
         """
-        stopping = Stopping(ask_s=self._settings.stop_ask_s, term_s=self._settings.stop_term_s)
+        settings = self._settings
+        stopping = Stopping(ask_s=settings.stop_ask_s, term_s=settings.stop_term_s, pause_s=settings.stop_pause_s)
+        kills_before = memory_kills()
         with (
-            ChildProcess(module, spec=spec, staging=staging, with_hub_token=with_hub_token) as process,
-            self._lease.killing(process.kill),
+            ChildProcess(
+                module, spec=spec, staging=staging, with_hub_token=with_hub_token, lease_until=self._lease.until
+            ) as process,
+            self._lease.tethering(process),
             _deadline(process, seconds),
         ):
-            return supervise(
-                process,
-                self._lease,
-                database=self._database,
-                recorder=recorder,
-                stopping=stopping,
-                shutdown=self._shutdown,
-            )
+            try:
+                outcome = supervise(
+                    process,
+                    self._lease,
+                    database=self._database,
+                    recorder=recorder,
+                    stopping=stopping,
+                    shutdown=self._shutdown,
+                )
+            finally:
+                recorder.settle()
+        if isinstance(outcome, Killed) and memory_kills() != kills_before:
+            return Failed(memory_failure())
+        return outcome
 
 
 @contextmanager

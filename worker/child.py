@@ -56,22 +56,27 @@ class _Lines:
 
 @dataclass(slots=True)
 class Stopping:
-    """The three steps of a stop: ask on standard input, SIGTERM, SIGKILL; each once, each after its time."""
+    """The three steps of a stop: ask on standard input, SIGTERM, SIGKILL; each once, each after its time.
+
+    A pause waits `pause_s` for an answer, in place of `ask_s`: nobody is in a hurry, and what is saved is not lost.
+    """
 
     ask_s: float
     term_s: float
+    pause_s: float = 0.0
     asked_at: float | None = None
     sent: set[str] = field(default_factory=set)
 
-    def step(self, process: "ChildProcess") -> None:
+    def step(self, process: "ChildProcess", *, pausing: bool = False) -> None:
         """Take the step that is due."""
+        ask_s = max(self.ask_s, self.pause_s) if pausing else self.ask_s
         if self.asked_at is None:
             self.asked_at = time.monotonic()
         waited = time.monotonic() - self.asked_at
         for name, due_s, act in (
             ("ask", 0.0, process.ask_to_stop),
-            ("term", self.ask_s, process.terminate),
-            ("kill", self.ask_s + self.term_s, process.kill),
+            ("term", ask_s, process.terminate),
+            ("kill", ask_s + self.term_s, process.kill),
         ):
             if waited >= due_s and name not in self.sent:
                 self.sent.add(name)
@@ -85,11 +90,21 @@ class ChildProcess:
     Its environment holds no secret, but the token of the Hub `with_hub_token`.
     """
 
-    def __init__(self, module: str, *, spec: dict[str, Any], staging: Path, with_hub_token: bool = False) -> None:
+    def __init__(
+        self,
+        module: str,
+        *,
+        spec: dict[str, Any],
+        staging: Path,
+        with_hub_token: bool = False,
+        lease_until: float | None = None,
+    ) -> None:
         spec_file = staging / "spec.json"
         spec_file.write_text(json.dumps(spec))
         environment = {k: v for k, v in os.environ.items() if not _is_secret(k, with_hub_token=with_hub_token)}
         command = [sys.executable, "-m", module, "--spec", str(spec_file), "--staging", str(staging)]
+        if lease_until is not None:
+            command += ["--lease-until", str(lease_until)]
         self._events_fd, child_fd = os.pipe()
         try:
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
@@ -106,6 +121,8 @@ class ChildProcess:
             raise
         finally:
             os.close(child_fd)
+        assert self._process.stdin is not None
+        os.set_blocking(self._process.stdin.fileno(), False)  # a child that does not listen must not hold us
 
     @property
     def pid(self) -> int:
@@ -133,10 +150,17 @@ class ChildProcess:
 
     def ask_to_stop(self) -> None:
         """Ask for a stop; the child saves what it can."""
+        self._tell({"type": "stop"})
+
+    def prolong(self, until: float) -> None:
+        """Let the child live until then (monotonic clock), and no longer unless it is told again."""
+        self._tell({"type": "lease", "until": until})
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        """Write one line, which is short enough to be written whole or not at all."""
         assert self._process.stdin is not None
-        with suppress(BrokenPipeError):  # it is gone already
-            self._process.stdin.write(b'{"type": "stop"}\n')
-            self._process.stdin.flush()
+        with suppress(BrokenPipeError, BlockingIOError, ValueError):  # it is gone, or does not listen
+            os.write(self._process.stdin.fileno(), json.dumps(message).encode() + b"\n")
 
     def terminate(self) -> None:
         """Send SIGTERM to the whole group."""

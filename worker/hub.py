@@ -4,18 +4,19 @@ from pathlib import Path
 
 from sqlmodel import Session
 
-from core.errors import WorkFailed
+from core.errors import FailureCode, WorkFailed
 from core.events import ChildEvent, Resolved
 from ingest.origins import HubOrigin
 from models import dataset as datasets
 from worker.attempt import Attempt, Interrupted, LeaseLost
-from worker.supervisor import Ended, Failed, Fenced, Succeeded
+from worker.recorder import Recorder
+from worker.supervisor import Ended, Failed, Fenced, Killed, Succeeded
 
 _MODULE = "ingest.hub"
 _ROWS_FILE = "rows.parquet"  # as `ingest.hub` calls it; that module is the child's
 
 
-class _Pin:
+class _Pin(Recorder):
     """Records the commit that is read before a row of it is: an attempt that is taken up again reads the same."""
 
     def record(self, session: Session, work_id: str, event: ChildEvent) -> None:
@@ -40,6 +41,13 @@ def fetch_hub(origin: HubOrigin, attempt: Attempt, staging: Path, *, max_bytes: 
             return staging / _ROWS_FILE
         case Failed(failure=failure):
             raise WorkFailed(failure.code, failure.detail, remedy=failure.remedy, retryable=failure.retryable)
+        case Killed():
+            raise WorkFailed(
+                FailureCode.SOURCE,
+                "The process that reads the Hub was killed (SIGKILL), most often for want of memory.",
+                remedy="Give the worker more memory, or upload the data set.",
+                retryable=True,
+            )
         case Ended():
             raise Interrupted
         case Fenced():

@@ -8,9 +8,8 @@ from sqlmodel import Session
 from core.db import Database
 from core.layout import Layout
 from core.storage import Storage
-from models.leases import Claim
 from worker.attempt import Attempt
-from worker.supervisor import Recorder
+from worker.recorder import Recorder
 
 
 class Apply(Protocol):
@@ -20,7 +19,7 @@ class Apply(Protocol):
         """Write them."""
 
 
-class WorkKind(Recorder, Protocol):
+class WorkKind(Protocol):
     """One kind of work: load -> (child) -> publish -> apply. No session is open while anything is fetched or stored."""
 
     module: str
@@ -31,10 +30,13 @@ class WorkKind(Recorder, Protocol):
     def may_read_hub(self, spec: dict[str, Any]) -> bool:
         """Tell whether the child needs the token of the Hub for what the spec says."""
 
-    def publish(self, claim: Claim, staging: Path, result: dict[str, Any]) -> Apply:
+    def recorder(self, attempt: Attempt, staging: Path) -> Recorder:
+        """Return who takes notice of the events of this attempt's child."""
+
+    def publish(self, attempt: Attempt, staging: Path, result: dict[str, Any]) -> Apply:
         """Store what the child made and return the rows to write. Raises `WorkFailed`."""
 
-    def salvage(self, claim: Claim, staging: Path) -> Apply:
+    def salvage(self, attempt: Attempt, staging: Path) -> Apply:
         """Store what is worth keeping of a failure (a report, say) and return the rows to write."""
 
 

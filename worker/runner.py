@@ -7,7 +7,7 @@ import shutil
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from core.db import DATABASE_AWAY, Database
 from core.errors import FailureCode, WorkFailed
@@ -15,13 +15,13 @@ from core.events import Failure, Phase
 from core.logs import get_logger
 from core.queue import Queue
 from core.settings import Settings
-from models import claims, leases
+from models import claims, expiry, leases
 from models.leases import Claim
 from models.states import Kind, WorkState
 from worker.attempt import Attempt, Interrupted, LeaseLost
 from worker.kinds import Apply, WorkKind, nothing
 from worker.lease import Lease
-from worker.supervisor import Ended, Failed, Fenced, Outcome, Succeeded
+from worker.supervisor import Ended, Failed, Fenced, Killed, Outcome, Succeeded
 
 PATIENCE_S = 1.0
 
@@ -91,9 +91,10 @@ class Slot(threading.Thread):
 
     def _attempt(self, lease: Lease, staging: Path) -> str:
         kind = self._kinds[lease.claim.kind]
+        attempt = Attempt(lease, database=self._database, settings=self._settings, shutdown=self.shutdown)
         try:
             staging.mkdir(parents=True)
-            return self._end(kind, lease, staging, self._supervise(kind, lease, staging))
+            return self._end(kind, attempt, staging, self._supervise(kind, attempt, staging))
         except Interrupted:
             return self._patiently(lease, lambda: self._give_back(lease.claim))
         except WorkFailed as failed:
@@ -108,32 +109,49 @@ class Slot(threading.Thread):
                 remedy="The worker's log has the details; make it again when the cause is gone.",
                 retryable=True,
             )
-        return self._finish(lease, WorkState.FAILED, nothing, failure)
+        return self._fail(lease, nothing, failure)
 
-    def _supervise(self, kind: WorkKind, lease: Lease, staging: Path) -> Outcome:
-        attempt = Attempt(lease, database=self._database, settings=self._settings, shutdown=self.shutdown)
-        spec = self._patiently(lease, lambda: kind.prepare(attempt, staging))
+    def _supervise(self, kind: WorkKind, attempt: Attempt, staging: Path) -> Outcome:
+        spec = self._patiently(attempt.lease, lambda: kind.prepare(attempt, staging))
         token = kind.may_read_hub(spec)
-        return attempt.run(kind.module, spec=spec, staging=staging, recorder=kind, with_hub_token=token)
+        recorder = self._patiently(attempt.lease, lambda: kind.recorder(attempt, staging))
+        return attempt.run(kind.module, spec=spec, staging=staging, recorder=recorder, with_hub_token=token)
 
-    def _end(self, kind: WorkKind, lease: Lease, staging: Path, outcome: Outcome) -> str:
+    def _end(self, kind: WorkKind, attempt: Attempt, staging: Path, outcome: Outcome) -> str:
+        lease = attempt.lease
         match outcome:
             case Succeeded(data=data):
                 if not self._patiently(lease, lambda: self._set_phase(lease.claim, Phase.PUBLISHING)):
                     raise LeaseLost
-                apply = self._patiently(lease, lambda: kind.publish(lease.claim, staging, data))
+                apply = self._patiently(lease, lambda: kind.publish(attempt, staging, data))
                 return self._finish(lease, WorkState.SUCCEEDED, apply)
             case Failed(failure=failure):
-                apply = self._patiently(lease, lambda: kind.salvage(lease.claim, staging))
-                return self._finish(lease, WorkState.FAILED, apply, failure)
+                apply = self._patiently(lease, lambda: kind.salvage(attempt, staging))
+                return self._fail(lease, apply, failure)
+            case Killed():
+                return self._patiently(lease, lambda: self._lose(lease.claim))
             case Ended():
                 return self._patiently(lease, lambda: self._give_back(lease.claim))
             case Fenced():
                 raise LeaseLost
 
-    def _finish(self, lease: Lease, target: WorkState, apply: Apply, failure: Failure | None = None) -> str:
-        """Write the end and its rows in one transaction; a cancel that came first wins."""
-        document = None if failure is None else failure.model_dump(mode="json", exclude={"type"})
+    def _fail(self, lease: Lease, apply: Apply, failure: Failure) -> str:
+        """End as failed; what may pass by itself, because it is not the work's fault, gets another attempt first."""
+        document = failure.model_dump(mode="json", exclude={"type"})
+        settings = self._settings
+
+        def queue() -> bool:
+            with self._database.write() as session:
+                return leases.try_again(
+                    session, lease.claim, document, max_attempts=settings.max_attempts, retry_s=settings.retry_s
+                )
+
+        if failure.code is FailureCode.STORAGE and failure.retryable and self._patiently(lease, queue):
+            return "queued again"
+        return self._finish(lease, WorkState.FAILED, apply, document)
+
+    def _finish(self, lease: Lease, target: WorkState, apply: Apply, document: dict[str, Any] | None = None) -> str:
+        """Write the end and its rows in one transaction; a cancel or a pause that came first wins."""
 
         def write() -> bool:
             with self._database.write() as session:
@@ -147,14 +165,26 @@ class Slot(threading.Thread):
         return self._patiently(lease, lambda: self._give_back(lease.claim))
 
     def _give_back(self, claim: Claim) -> str:
-        """End as cancelled when that was asked, else put the work back in its queue; it costs no attempt."""
+        """End as cancelled or paused when that was asked, else put the work back in its queue; it costs no attempt."""
         for _ in range(2):  # a cancel may come between the two
             with self._database.write() as session:
                 if leases.finish(session, claim, WorkState.CANCELLED):
                     return WorkState.CANCELLED.value
+                if leases.pause(session, claim):
+                    return WorkState.PAUSED.value
                 if leases.give_back(session, claim, reason="the worker was told to stop."):
                     return "given back"
         raise LeaseLost
+
+    def _lose(self, claim: Claim) -> str:
+        """Give up an attempt whose child was killed; the next one goes on from the last checkpoint."""
+        with self._database.write() as session:
+            came_to = expiry.lose(
+                session, claim, max_attempts=self._settings.max_attempts, what="Its process was killed (SIGKILL)"
+            )
+        if came_to is None:
+            raise LeaseLost
+        return f"killed, {came_to}"
 
     def _set_phase(self, claim: Claim, phase: Phase) -> bool:
         with self._database.write() as session:

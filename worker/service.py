@@ -16,7 +16,7 @@ from core.logs import get_logger
 from core.queue import Doorbell, Queue
 from core.settings import Settings
 from core.storage import Storage
-from models import idempotency, leases
+from models import expiry, idempotency
 from models import worker as workers
 from models.states import Kind
 from models.worker import Worker
@@ -56,6 +56,8 @@ class Service:
                 Kind.TRAINING: Training(rooms, feature_cache_bytes=settings.feature_cache_bytes),
             },
         )
+        self._expiry = expiry.Expiry(lease_s=settings.lease_s, confirm_s=2 * settings.heartbeat_s)
+        self._sweeping = threading.Lock()
         self._left = threading.Event()
         # Two threads: to ring with a broker that hangs takes seconds, and a worker that does not beat looks dead.
         self._heart = self._thread("worker-heartbeat", self._beat, every_s=settings.heartbeat_s)
@@ -90,8 +92,17 @@ class Service:
 
         Beat asks for it over the broker; a thread of every worker does it without.
         """
+        if not self._sweeping.acquire(blocking=False):  # the other of the two is at it
+            return
+        try:
+            self._sweep()
+        finally:
+            self._sweeping.release()
+
+    def _sweep(self) -> None:
         with self._database.write() as session:
-            swept = leases.sweep(session, max_attempts=self._settings.max_attempts)
+            over = self._expiry.over(session)
+            swept = expiry.sweep(session, max_attempts=self._settings.max_attempts, over=over)
             workers.forget_silent(session, silent_s=SILENT_S)
             idempotency.forget_old(session)
         if swept.expired:

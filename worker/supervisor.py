@@ -3,9 +3,7 @@
 import threading
 import time
 from dataclasses import dataclass
-from typing import Any, Protocol
-
-from sqlmodel import Session
+from typing import Any
 
 from core.db import DATABASE_AWAY, Database
 from core.errors import FailureCode
@@ -31,36 +29,25 @@ from models.event import Item
 from models.states import EventKind, WorkState
 from worker.child import ChildProcess, Stopping
 from worker.lease import Lease
+from worker.recorder import Recorder
+
+Unwritten = list[tuple[ChildEvent, bool]]  # with whether the log has it yet
 
 FLUSH_S = 0.4
 EXIT_S = 30.0
 
 log = get_logger(__name__)
 
-# How an exit that says nothing is explained. -9 is what the kernel's out-of-memory killer leaves, -6 a library in C++
-# or Rust that gets no memory.
-_SILENT_DEATHS = {
-    -9: Failure(
-        code=FailureCode.OUT_OF_MEMORY,
-        detail="The process was killed by the system (SIGKILL), most often for want of memory.",
-        remedy="Give the worker more memory; for a job, lower hyperparameters.micro_batch_tokens or image.longest_edge.",
-        retryable=True,
-    ),
-    -6: Failure(
-        code=FailureCode.OUT_OF_MEMORY,
-        detail="The process was aborted (SIGABRT), most often because a library got no memory.",
-        remedy="The last lines of its output are in the log. Give the worker more memory; for a data set, look for lines "
-        "of many megabytes.",
-        retryable=True,
-    ),
-}
-
-
-class Recorder(Protocol):
-    """Writes what an event means for the rows of one kind of work."""
-
-    def record(self, session: Session, work_id: str, event: ChildEvent) -> None:
-        """Write it; the caller holds the fence in the same transaction."""
+# What a library in C++ or Rust leaves that gets no memory.
+_ABORTED = -6
+_ABORT_FAILURE = Failure(
+    code=FailureCode.OUT_OF_MEMORY,
+    detail="The process was aborted (SIGABRT), most often because a library got no memory.",
+    remedy="The last lines of its output are in the log. Give the worker more memory; for a data set, look for lines "
+    "of many megabytes.",
+    retryable=True,
+)
+_KILLED = -9
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +65,11 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True)
+class Killed:
+    """Somebody killed the child, and said nothing: another attempt may end well."""
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """The child stopped because somebody wanted it to."""
 
@@ -87,7 +79,7 @@ class Fenced:
     """The lease is not ours any more: nothing may be written."""
 
 
-Outcome = Succeeded | Failed | Ended | Fenced
+Outcome = Succeeded | Failed | Killed | Ended | Fenced
 
 
 @dataclass(slots=True)
@@ -121,10 +113,10 @@ def supervise(
     which only a child of several processes has, the first counts: the others broke because that one did.
     """
     last: Result | Failure | Stopped | None = None
-    unwritten: list[ChildEvent] = []
+    unwritten: Unwritten = []
     ending = Ending()
     for batch in process.batches(every_s=FLUSH_S):
-        unwritten += batch
+        unwritten += [(event, recorder.hear(event)) for event in batch]
         if lease.lost.is_set() or not _write(database, lease, recorder, unwritten):
             process.kill()
             return Fenced()
@@ -133,7 +125,7 @@ def supervise(
             return Failed(_other_protocol(refused))
         last = last or next((e for e in batch if isinstance(e, Result | Failure | Stopped)), None)
         if shutdown.is_set() or lease.state is not WorkState.RUNNING:
-            stopping.step(process)
+            stopping.step(process, pausing=lease.state is WorkState.PAUSING and not shutdown.is_set())
         if last is not None:
             ending.step(process)
     while unwritten:  # said just before the end, while the database was away
@@ -159,28 +151,40 @@ def _outcome(last: Result | Failure | Stopped | None, status: int, *, wanted: bo
         return Ended()
     if isinstance(last, Failure):
         return Failed(last)
+    if status == _KILLED:
+        return Killed()
     silent = Failure(
         code=FailureCode.INTERNAL,
         detail=f"The process ended with status {status} and said nothing.",
         remedy="The last lines of its output are in the log; make it again, and report it if it ends like this again.",
         retryable=True,
     )
-    return Failed(_SILENT_DEATHS.get(status, silent))
+    return Failed(_ABORT_FAILURE if status == _ABORTED else silent)
 
 
-def _write(database: Database, lease: Lease, recorder: Recorder, unwritten: list[ChildEvent]) -> bool:
+def memory_failure() -> Failure:
+    """Return the failure of a child that the system killed for want of memory."""
+    return Failure(
+        code=FailureCode.OUT_OF_MEMORY,
+        detail="The process was killed by the system (SIGKILL) for want of memory.",
+        remedy="Give the worker more memory; for a job, lower hyperparameters.micro_batch_tokens or image.longest_edge.",
+        retryable=True,
+    )
+
+
+def _write(database: Database, lease: Lease, recorder: Recorder, unwritten: Unwritten) -> bool:
     """Write what waits in one transaction, and empty it; False: fenced. Nothing is lost while the database is away."""
     if not unwritten:
         return True
     claim = lease.claim
-    items = [item for item in map(_item, unwritten) if item is not None]
+    items = [item for event, is_news in unwritten if is_news and (item := _item(event)) is not None]
     try:
         with database.write() as session:
             state = event_rows.append(session, claim.work_id, items, fence=claim.fence)
             if state is None:
                 session.rollback()
                 return False
-            for event in unwritten:
+            for event, _ in unwritten:
                 if isinstance(event, PhaseChanged):
                     leases.set_phase(session, claim, event.phase)
                 recorder.record(session, claim.work_id, event)
@@ -193,7 +197,7 @@ def _write(database: Database, lease: Lease, recorder: Recorder, unwritten: list
 
 
 def _item(event: ChildEvent) -> Item | None:
-    """Return how an event reads in the log; what has its own place (progress, result, failure) is not in it."""
+    """Return how an event reads in the log; what has its own place (progress, checkpoint, result, failure) is not."""
     item: Item | None = None
     match event:
         case Log(level=level, message=message, data=data):
@@ -202,13 +206,10 @@ def _item(event: ChildEvent) -> Item | None:
             item = Item(kind=EventKind.METRIC, data=dict(data))
         case Sample(data=data):
             item = Item(kind=EventKind.SAMPLE, data=data)
-        case Checkpoint(step=step, sha256=sha256, size_bytes=size_bytes):
-            data = {"step": step, "sha256": sha256, "size_bytes": size_bytes}
-            item = Item(kind=EventKind.CHECKPOINT, level="info", message=f"Step {step:,} is saved.", data=data)
         case PhaseChanged(phase=phase):
             item = Item(kind=EventKind.EVENT, level="info", message=f"Phase: {phase}.", data={"phase": phase})
         case Resolved(settings=settings):
             item = Item(kind=EventKind.EVENT, level="info", message="Settings resolved.", data={"settings": settings})
-        case Hello() | Progress() | Result() | Failure() | Stopped():
+        case Checkpoint() | Hello() | Progress() | Result() | Failure() | Stopped():
             pass
     return item

@@ -8,7 +8,6 @@ from typing import Any
 from sqlmodel import Session
 
 from core.errors import FailureCode, WorkFailed
-from core.events import ChildEvent, Metric, Resolved
 from core.ids import Prefix, new_id
 from core.manifest import make_manifest
 from models import dataset as datasets
@@ -17,12 +16,15 @@ from models.adapter import Adapter, adapter_prefix
 from models.dataset import Dataset, image_key
 from models.leases import Claim
 from models.states import AdapterState
+from models.work import note_resumed
 from training.spec import TrainingSpec
 from vlm.conversation import IMAGES_FOLDER, RECORDS_FILE, read_image_names
+from worker import checkpoints
 from worker.attempt import Attempt
+from worker.checkpoints import Keeper
+from worker.curve import Curve
 from worker.kinds import Apply, Rooms, nothing
-
-_PROGRESS = ("step", "total_steps", "epoch", "examples_per_s", "eta_s")
+from worker.recorder import Recorder
 
 
 class Training:
@@ -36,17 +38,22 @@ class Training:
 
     def prepare(self, attempt: Attempt, staging: Path) -> dict[str, Any]:
         """Bring the data set into the cache and write the spec."""
-        del staging  # nothing of the input is copied for one attempt
         job, dataset = self._load(attempt.claim)
+        dataset_dir = self._unpack(dataset)
+        step = attempt.resumed_step = checkpoints.bring(self._rooms, attempt, staging)
+        if step is not None:
+            with self._rooms.database.write() as session:
+                note_resumed(session, attempt.claim.work_id, step, fence=attempt.claim.fence)
         spec = TrainingSpec(
             base_model=job.base_model,
             models_dir=self._rooms.layout.models,
-            dataset_dir=self._unpack(dataset),
+            dataset_dir=dataset_dir,
             dataset_digest=job.dataset_digest,
             seed=job.seed,
             features_dir=self._rooms.layout.features,
             features_bytes=self._feature_cache_bytes,
             adapter_name=job.name,
+            resume_from=staging / checkpoints.FOLDER if step is not None else None,
             **job.request,
         )
         return spec.model_dump(mode="json")
@@ -56,14 +63,19 @@ class Training:
         del spec
         return True
 
-    def publish(self, claim: Claim, staging: Path, result: dict[str, Any]) -> Apply:
+    def recorder(self, attempt: Attempt, staging: Path) -> Recorder:
+        """Return the curve of the job, as far as it was told."""
+        job, _ = self._load(attempt.claim)
+        return Curve(job, Keeper(self._rooms, attempt, staging), resumed_step=attempt.resumed_step)
+
+    def publish(self, attempt: Attempt, staging: Path, result: dict[str, Any]) -> Apply:
         """Store the adapter's files below the digest of their manifest."""
+        claim = attempt.claim
         job, _ = self._load(claim)
         folder = staging / "adapter"
         manifest = make_manifest(folder)
         prefix = adapter_prefix(claim.project, manifest.sha256)
-        for path in sorted(folder.iterdir()):
-            self._rooms.storage.put_file(f"{prefix}/{path.name}", path)
+        self._rooms.storage.guarded(attempt.hold).put_folder(prefix, folder)
         adapter = Adapter(
             id=new_id(Prefix.ADAPTER),
             project=claim.project,
@@ -83,17 +95,10 @@ class Training:
 
         return apply
 
-    def salvage(self, claim: Claim, staging: Path) -> Apply:
-        """Keep nothing: a failed run has no adapter."""
-        del claim, staging
+    def salvage(self, attempt: Attempt, staging: Path) -> Apply:
+        """Keep nothing: a failed run has no adapter, and its checkpoints are stored already."""
+        del attempt, staging
         return nothing
-
-    def record(self, session: Session, work_id: str, event: ChildEvent) -> None:
-        """Write progress, the last figures, and the resolved settings."""
-        if isinstance(event, Resolved):
-            jobs.record(session, work_id, settings=event.settings, provenance=event.provenance)
-        elif isinstance(event, Metric):
-            jobs.merge_metrics(session, work_id, dict(event.data), progress_names=_PROGRESS)
 
     def _load(self, claim: Claim) -> tuple[jobs.Job, Dataset]:
         with self._rooms.database.read() as session:

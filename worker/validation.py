@@ -10,6 +10,7 @@ from sqlmodel import Session
 
 from core.errors import FailureCode, WorkFailed
 from core.events import ChildEvent, Phase, Progress
+from core.storage import Storage
 from ingest.pack import packed_images
 from models import dataset as datasets
 from models import leases
@@ -17,6 +18,7 @@ from models.dataset import image_key
 from models.leases import Claim
 from worker.attempt import Attempt
 from worker.kinds import Apply, Rooms, nothing
+from worker.recorder import Recorder
 from worker.sources import Sources, container_of
 
 SPLIT_SEED = 0
@@ -58,10 +60,16 @@ class Validation:
         """Tell whether a base is named, which may lie on the Hub; else the child only meets what strangers sent."""
         return spec["base_model"] is not None
 
-    def publish(self, claim: Claim, staging: Path, result: dict[str, Any]) -> Apply:
+    def recorder(self, attempt: Attempt, staging: Path) -> Recorder:
+        """Return who writes how far the reading is."""
+        del attempt, staging
+        return _Reading()
+
+    def publish(self, attempt: Attempt, staging: Path, result: dict[str, Any]) -> Apply:
         """Store images (each distinct one once), the table and the report."""
-        dataset, storage = self._load(claim), self._rooms.storage
-        self._store_images(claim, staging)
+        claim, storage = attempt.claim, self._rooms.storage.guarded(attempt.hold)
+        dataset = self._load(claim)
+        _store_images(storage, claim, staging)
         storage.put_file(dataset.records_key(result["digest"]), staging / "records.parquet")
         storage.put_file(dataset.report_key(claim.fence), staging / "report.json")
 
@@ -81,27 +89,13 @@ class Validation:
 
         return apply
 
-    def _store_images(self, claim: Claim, staging: Path) -> None:
-        """Store what is not there yet, several at once: each is a few round trips, and most are small."""
-        storage = self._rooms.storage
-
-        def store(image: tuple[str, bytes]) -> None:
-            sha256, data = image
-            key = image_key(claim.project, sha256)
-            if not storage.has(key):
-                storage.put_bytes(key, data)
-
-        images = packed_images(staging)
-        with ThreadPoolExecutor(_STORED_AT_ONCE, "storing") as threads:
-            while batch := list(islice(images, _STORED_AT_ONCE)):
-                list(threads.map(store, batch))
-
-    def salvage(self, claim: Claim, staging: Path) -> Apply:
+    def salvage(self, attempt: Attempt, staging: Path) -> Apply:
         """Keep the report of a set that failed."""
         report = staging / "report.json"
         if not report.exists():
             return nothing
-        self._rooms.storage.put_file(self._load(claim).report_key(claim.fence), report)
+        claim, storage = attempt.claim, self._rooms.storage.guarded(attempt.hold)
+        storage.put_file(self._load(claim).report_key(claim.fence), report)
         num_issues = json.loads(report.read_text())["num_issues"]
 
         def apply(session: Session) -> None:
@@ -109,17 +103,12 @@ class Validation:
 
         return apply
 
-    def record(self, session: Session, work_id: str, event: ChildEvent) -> None:
-        """Write how far the reading is."""
-        if isinstance(event, Progress):
-            datasets.record(session, work_id, progress=event.model_dump(include={"step", "total_steps"}))
-
     def _fetch(self, attempt: Attempt, dataset: datasets.Dataset, upload: Path) -> str:
         """Fetch, store and record a source, so that the next attempt reads the same bytes."""
         assert dataset.source is not None
         sha256 = self._sources.fetch(dataset.source, upload, attempt)
         container = container_of(upload, dataset.filename).value
-        stored = self._rooms.storage.put_file(dataset.fetched_key(sha256), upload)
+        stored = self._rooms.storage.guarded(attempt.hold).put_file(dataset.fetched_key(sha256), upload)
         with self._rooms.database.write() as session:
             if leases.set_phase(
                 session, attempt.claim, Phase.PREPARING
@@ -139,3 +128,27 @@ class Validation:
         if found is None:
             raise WorkFailed(FailureCode.INTERNAL, "The data set is gone.", remedy="Upload it again.")
         return found[0]
+
+
+class _Reading(Recorder):
+    """Writes how far the reading is."""
+
+    def record(self, session: Session, work_id: str, event: ChildEvent) -> None:
+        """Write it on the data set's row."""
+        if isinstance(event, Progress):
+            datasets.record(session, work_id, progress=event.model_dump(include={"step", "total_steps"}))
+
+
+def _store_images(storage: Storage, claim: Claim, staging: Path) -> None:
+    """Store what is not there yet, several at once: each is a few round trips, and most are small."""
+
+    def store(image: tuple[str, bytes]) -> None:
+        sha256, data = image
+        key = image_key(claim.project, sha256)
+        if not storage.has(key):
+            storage.put_bytes(key, data)
+
+    images = packed_images(staging)
+    with ThreadPoolExecutor(_STORED_AT_ONCE, "storing") as threads:
+        while batch := list(islice(images, _STORED_AT_ONCE)):
+            list(threads.map(store, batch))

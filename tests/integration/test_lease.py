@@ -54,6 +54,17 @@ def lease(sick, claimed):
     return Lease(sick, claimed, lease_s=LEASE_S, heartbeat_s=HEARTBEAT_S)
 
 
+class Child:
+    """What a lease knows of a child."""
+
+    def __init__(self, kill):
+        self.kill = kill
+        self.until = []
+
+    def prolong(self, until):
+        self.until.append(until)
+
+
 def raises(error):
     def ill():
         raise error
@@ -70,6 +81,21 @@ def test_a_lease_is_kept_for_longer_than_it_lasts(sick, lease):
     with lease:
         wait_for(lambda: time.monotonic() - started > 2 * LEASE_S, what="two leases' time")
         assert not lease.lost.is_set()
+
+
+def test_a_child_hears_of_every_prolongation_until_when_it_may_live(lease):
+    child = Child(lambda: None)
+    with lease, lease.tethering(child):
+        wait_for(lambda: len(child.until) >= 3, what="three heartbeats")
+    assert child.until == sorted(child.until)
+    assert all(until <= time.monotonic() + LEASE_S - HEARTBEAT_S for until in child.until)
+
+
+def test_who_was_frozen_for_longer_than_the_lease_knows_it_before_any_thread_has_noticed(lease):
+    assert lease.is_held
+    lease._kept_until = time.monotonic() + HEARTBEAT_S / 2
+    assert not lease.lost.is_set()
+    assert not lease.is_held
 
 
 @pytest.mark.parametrize("error", [sa.exc.OperationalError, sa.exc.InternalError])
@@ -91,7 +117,7 @@ def test_a_lease_that_cannot_be_prolonged_is_given_up_in_time_and_the_child_is_k
         "hung": hangs(healed),
         "unforeseen": raises(RuntimeError("no")),
     }[trouble]
-    with lease, lease.killing(killed.set):
+    with lease, lease.tethering(Child(killed.set)):
         assert lease.lost.wait(30)
         assert killed.wait(5)
         healed.set()
@@ -100,5 +126,5 @@ def test_a_lease_that_cannot_be_prolonged_is_given_up_in_time_and_the_child_is_k
 def test_who_starts_a_child_after_the_loss_kills_it_at_once(lease):
     killed = []
     lease.lost.set()
-    with lease.killing(lambda: killed.append(1)):
+    with lease.tethering(Child(lambda: killed.append(1))):
         assert killed == [1]

@@ -9,7 +9,7 @@ from sqlmodel import col
 
 from core.db import NowS
 from core.queue import Queue
-from models import claims, event, leases
+from models import claims, event, expiry, leases
 from models.event import Item
 from models.states import TRANSITIONS, AttemptOutcome, EventKind, Kind, WorkState, sources
 from models.work import Work, attempts_of, transition
@@ -48,7 +48,8 @@ def expire(database, work_id):
 
 def sweep(database, max_attempts=3):
     with database.write() as session:
-        return leases.sweep(session, max_attempts=max_attempts)
+        over = expiry.Expiry(lease_s=LEASE_S, confirm_s=0).over(session)
+        return expiry.sweep(session, max_attempts=max_attempts, over=over)
 
 
 def test_work_is_claimed_by_priority_and_then_by_age(database, queued):

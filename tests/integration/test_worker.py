@@ -1,10 +1,12 @@
 """The worker's slot with real children on real work: claims, cancels, kills, gives back, hides what is secret."""
 
+import itertools
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -15,17 +17,19 @@ from core.queue import Queue
 from core.storage import Storage
 from models import event, leases
 from models.states import Kind, WorkState
-from models.work import Work, attempts_of
+from models.work import Work, attempts_of, transition
 from ops.migrate import upgrade
 from tests.conftest import is_alive, wait_for
 from worker.child import ChildProcess, Stopping
 from worker.kinds import nothing
+from worker.recorder import Recorder
 from worker.runner import Slot
 
 CHILD = """
 import json, os, signal, sys, time
 from core.child import Child, run_child
-from core.events import Checkpoint, Failure, Hello, Metric, Log
+from core.errors import WorkFailed
+from core.events import Failure, Hello, Metric, Log
 
 def work(child: Child):
     child.events.log("environment", **{k: v for k, v in os.environ.items() if v == "secret"})
@@ -49,10 +53,15 @@ def work(child: Child):
         for code in ("bad_data", "internal"):
             child.events.emit(Failure(code=code, detail=code, remedy="none"))
         os._exit(1)
+    if child.spec["mode"] == "no storage":
+        raise WorkFailed("storage", "no room", remedy="make room", retryable=True)
+    if child.spec["mode"] == "late":
+        child.events.log("pid", pid=os.getpid())
+        child.stop.wait()
+        return {}
     if child.spec["mode"] == "aborted":
         os.abort()
     child.events.emit(Metric(data={"step": 1, "loss": float("nan")}))
-    child.events.emit(Checkpoint(step=1000, path="checkpoints/step-00001000", sha256="0" * 64, size_bytes=3))
     return {"answer": 42}
 
 sys.exit(run_child(work))
@@ -74,15 +83,15 @@ class Play:
     def may_read_hub(self, spec):
         return spec["mode"] == "of the Hub"
 
-    def publish(self, claim, staging, result):
+    def recorder(self, attempt, staging):
+        return Recorder()
+
+    def publish(self, attempt, staging, result):
         self.published.append(result)
         return nothing
 
-    def salvage(self, claim, staging):
+    def salvage(self, attempt, staging):
         return nothing
-
-    def record(self, session, work_id, event):
-        pass
 
 
 @pytest.fixture
@@ -144,14 +153,6 @@ def test_work_is_found_without_any_message(database, play):
         "NaN is null"
     )
     assert any(i.message == "a line of a library" and i.level == "debug" for i in items(database, work_id))
-
-
-def test_a_checkpoint_is_an_item_of_the_log_without_the_place_where_it_lies(database, play):
-    _, _, work_id = play("well")
-    ends(database, work_id, WorkState.SUCCEEDED)
-    (item,) = [each for each in items(database, work_id) if each.kind == "checkpoint"]
-    assert (item.level, item.message) == ("info", "Step 1,000 is saved.")
-    assert item.data == {"step": 1000, "sha256": "0" * 64, "size_bytes": 3}
 
 
 @pytest.mark.parametrize(("mode", "knows"), [("well", []), ("of the Hub", ["HF_TOKEN"])])
@@ -229,10 +230,64 @@ def test_of_several_failures_the_first_counts_because_the_others_follow_from_it(
     assert ends(database, work_id, WorkState.FAILED).failure["code"] == "bad_data"
 
 
-@pytest.mark.parametrize("mode", ["killed", "aborted"])
-def test_a_kill_by_the_system_or_an_abort_reads_as_out_of_memory(database, play, mode):
-    _, _, work_id = play(mode)
+def test_an_abort_reads_as_out_of_memory(database, play):
+    _, _, work_id = play("aborted")
     assert ends(database, work_id, WorkState.FAILED).failure["code"] == "out_of_memory"
+
+
+def test_a_kill_that_the_system_counts_as_one_for_want_of_memory_is_not_tried_again(database, play, monkeypatch):
+    counts = itertools.count()
+    monkeypatch.setattr("worker.attempt.memory_kills", lambda: next(counts))
+    _, _, work_id = play("killed")
+    work = ends(database, work_id, WorkState.FAILED)
+    assert (work.failure["code"], work.attempt) == ("out_of_memory", 1)
+
+
+def test_a_child_that_somebody_kills_gets_another_attempt_and_is_lost_after_the_third(database, play, monkeypatch):
+    monkeypatch.setattr("worker.attempt.memory_kills", lambda: 7)
+    _, _, work_id = play("killed")
+    work = ends(database, work_id, WorkState.FAILED)
+    assert (work.failure["code"], work.attempt, work.lost_attempts) == ("worker_lost", 3, 3)
+    assert "3 attempts in a row were lost" in work.failure["detail"]
+    with database.read() as session:
+        assert [each.outcome for each in attempts_of(session, work_id)] == ["worker_lost"] * 3
+
+
+def test_a_failure_of_storage_is_tried_again_and_one_of_the_data_is_not(database, play):
+    _, kind, work_id = play("no storage")
+    work = ends(database, work_id, WorkState.FAILED)
+    assert (work.failure["code"], work.attempt, work.failed_attempts) == ("storage", 3, 2)
+    assert kind.published == []
+    again = [each.message for each in items(database, work_id) if "tried again" in (each.message or "")]
+    assert again == [
+        f"no room It is tried again in {wait:g} s (attempt {n} failed)." for n, wait in ((1, 0.1), (2, 0.4))
+    ]
+    with database.read() as session:
+        assert [each.failure["code"] for each in attempts_of(session, work_id)] == ["storage"] * 3
+
+
+def test_a_pause_ends_as_paused_and_the_child_is_gone(database, play):
+    _, _, work_id = play("polite")
+    pid = child_pid(database, work_id)
+    with database.write() as session:
+        assert transition(session, work_id, WorkState.PAUSING)
+    work = ends(database, work_id, WorkState.PAUSED)
+    assert (work.phase, work.lease_owner, work.lost_attempts) == (None, None, 0)
+    assert not is_alive(pid)
+    with database.read() as session:
+        assert [each.outcome for each in attempts_of(session, work_id)] == ["paused"]
+
+
+def test_a_result_that_comes_while_pausing_is_left_for_the_resumed_job(database, play):
+    _, kind, work_id = play("late")
+    child_pid(database, work_id)
+    with database.write() as session:
+        assert transition(session, work_id, WorkState.PAUSING)
+    ends(database, work_id, WorkState.PAUSED)
+    with database.write() as session:
+        assert transition(session, work_id, WorkState.QUEUED)
+    kind.mode = "well"
+    ends(database, work_id, WorkState.SUCCEEDED)
 
 
 def test_the_staging_folder_of_an_attempt_is_removed(database, play, settings):
@@ -264,28 +319,54 @@ for batch in process.batches(every_s=0.1):
     wait_for(lambda: not is_alive(pid), what="the end of the child")
 
 
+class Steps:
+    """Counts the steps of a stop."""
+
+    def __init__(self):
+        self.steps = []
+
+    def ask_to_stop(self):
+        self.steps.append("ask")
+
+    def terminate(self):
+        self.steps.append("term")
+
+    def kill(self):
+        self.steps.append("kill")
+
+
+def test_a_child_does_not_outlive_the_lease_of_a_supervisor_that_is_frozen(database, tmp_path, monkeypatch):
+    """A frozen supervisor can neither prolong its lease nor kill its child, and another worker begins the same work."""
+    (tmp_path / "played_child.py").write_text(CHILD)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(Path.cwd())]))
+    lease_until = time.monotonic() + 3
+    with ChildProcess("played_child", spec={"mode": "stubborn"}, staging=tmp_path, lease_until=lease_until) as process:
+        said = process.batches(every_s=0.1)
+        wait_for(lambda: any(e.type == "log" and e.message == "pid" for e in next(said)), what="the child")
+        process.prolong(lease_until + 2)
+        wait_for(lambda: time.monotonic() > lease_until + 0.5, what="the first end")
+        assert is_alive(process.pid), "it was prolonged"
+        assert process.wait() == -signal.SIGKILL
+        assert time.monotonic() > lease_until + 2
+
+
 def test_a_stop_takes_its_three_steps_in_order_each_once():
-    class Recorder:
-        def __init__(self):
-            self.steps = []
-
-        def ask_to_stop(self):
-            self.steps.append("ask")
-
-        def terminate(self):
-            self.steps.append("term")
-
-        def kill(self):
-            self.steps.append("kill")
-
-    recorder, stopping = Recorder(), Stopping(ask_s=0, term_s=0)
+    process, stopping = Steps(), Stopping(ask_s=0, term_s=0)
     for _ in range(3):
-        stopping.step(recorder)
-    assert recorder.steps == ["ask", "term", "kill"]
-    patient, stopping = Recorder(), Stopping(ask_s=100, term_s=100)
+        stopping.step(process)
+    assert process.steps == ["ask", "term", "kill"]
+    patient, stopping = Steps(), Stopping(ask_s=100, term_s=100)
     stopping.step(patient)
     stopping.step(patient)
     assert patient.steps == ["ask"]
+
+
+def test_a_pause_waits_longer_for_an_answer_than_a_stop():
+    process, stopping = Steps(), Stopping(ask_s=0, term_s=100, pause_s=100)
+    stopping.step(process, pausing=True)
+    assert process.steps == ["ask"]
+    stopping.step(process)
+    assert process.steps == ["ask", "term"], "the worker is told to stop while it pauses"
 
 
 def test_a_line_that_is_no_event_becomes_a_log_line_and_breaks_nothing(tmp_path, monkeypatch):
