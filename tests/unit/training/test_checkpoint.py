@@ -166,10 +166,12 @@ def test_a_run_that_begins_removes_what_is_not_its_own(folder):
 def test_libraries_of_another_version_are_told(folder, run):
     record = checkpoint.read(folder / "step-00000004").record
     child_run = run()
-    find = {"identity": record.identity, "events": child_run.child.events}
-    assert checkpoint.find(folder, versions=record.versions, **find).record == record
+    found = checkpoint.find(folder, events=child_run.child.events)
+    assert found.record == record
+    check = {"identity": record.identity, "events": child_run.child.events}
+    checkpoint.check(found, versions=record.versions, **check)
     assert child_run.events == []
-    assert checkpoint.find(folder, versions=record.versions | {"torch": "1.0"}, **find).record == record
+    checkpoint.check(found, versions=record.versions | {"torch": "1.0"}, **check)
     (warning,) = child_run.events
     assert (warning.level, "other versions of torch" in warning.message) == ("warning", True)
 
