@@ -190,10 +190,7 @@ def test_a_job_that_is_killed_paused_given_back_and_damaged_ends_as_an_undisturb
     assert outcomes == ["worker_lost", "paused", "given_back", "succeeded"]
     resumed = [each.resumed_step for each in world.attempts(job_id)]
     assert resumed[0] is None
-    assert (
-        all(later > earlier for earlier, later in zip(resumed[1:], resumed[2:], strict=False))
-        or resumed[2] == whole.step
-    )
+    assert resumed[3] > resumed[2]
     assert resumed[2] == whole.step, "the newest was damaged"
     warnings = [item.message for item in world.items(job_id) if item.level == "warning"]
     assert any(f"The checkpoint of step {damaged.step} is damaged" in message for message in warnings)

@@ -310,6 +310,21 @@ def test_without_a_whole_checkpoint_a_run_begins_at_its_first_step_and_says_so(s
     assert "begins at its first step" in warning
 
 
+def test_what_was_left_to_us_stays_what_it_was_on_other_hardware(scene, uninterrupted, monkeypatch):
+    """Else a job that went from one worker to another, with other memory, could not go on."""
+    auto = QUICK | {"micro_batch_tokens": "auto", "packing": "auto", "precision": "auto", "checkpoint_every": 3}
+    monkeypatch.setattr("training.settings.CPU_MICRO_BATCH_TOKENS", QUICK["micro_batch_tokens"])
+    monkeypatch.setattr("training.device.preferred_dtype", lambda: torch.float32)
+    part = scene.stopped(5, hyperparameters=auto)
+    monkeypatch.undo()
+    monkeypatch.setattr("training.device.preferred_dtype", lambda: torch.bfloat16)
+    rest = scene.go_on(part, hyperparameters=auto)
+    assert figures(part.metrics + rest.metrics) == figures(uninterrupted.metrics)
+    assert digest(rest) == digest(uninterrupted)
+    with pytest.raises(WorkFailed, match="micro_batch_tokens was 128 and is 256"):
+        scene.go_on(part, hyperparameters=auto | {"micro_batch_tokens": 256})
+
+
 @pytest.mark.parametrize(
     ("asked", "code", "named"),
     [
