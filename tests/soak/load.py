@@ -1,0 +1,125 @@
+"""Jobs as a user has them: submitted with a key until they are accepted, followed live until they end."""
+
+import json
+import threading
+import time
+import uuid
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx2
+
+from tests.soak.servers import Servers, until
+
+_BODY = {
+    "base_model": "tiny",
+    "hyperparameters": {
+        "epochs": 8,
+        "batch_size": 1,
+        "checkpoint_every": 20,
+        "learning_rate": 1e-3,
+        "precision": "fp32",
+    },
+}
+VARIANTS: tuple[dict[str, Any], ...] = (
+    _BODY | {"seed": 5, "method": {"type": "lora", "dropout": 0.2, "r": 4}},
+    _BODY | {"seed": 6, "method": {"type": "lora", "use_dora": True, "r": 4, "dropout": 0.1}},
+)
+_ANSWER_S = 20.0
+
+
+@dataclass
+class Followed:
+    """A job and what its follower saw of it."""
+
+    variant: int
+    key: str = field(default_factory=lambda: str(uuid.uuid4()))
+    id: str | None = None
+    items: list[dict[str, Any]] = field(default_factory=list)
+    ended: str | None = None
+    error: BaseException | None = None
+    reconnects: int = 0
+    thread: threading.Thread | None = None
+
+
+class Load:
+    """Submits jobs and follows them, whatever happens to the API."""
+
+    def __init__(self, servers: Servers) -> None:
+        self._servers = servers
+        self._http = httpx2.Client(base_url=servers.url, timeout=_ANSWER_S, trust_env=False)
+        self.dataset = ""
+        self.jobs: list[Followed] = []
+
+    def close(self) -> None:
+        self._http.close()
+
+    def upload(self, archive: bytes) -> None:
+        """Make the data set that all jobs learn from."""
+        made = self._http.post("/datasets", files={"file": ("colours.zip", archive)})
+        made.raise_for_status()
+        self.dataset = made.json()["id"]
+        until(lambda: self._http.get(f"/datasets/{self.dataset}").json()["state"] == "ready", what="the data set")
+
+    def submit(self, variant: int) -> Followed:
+        """Make a job and follow it on a thread."""
+        job = Followed(variant=variant)
+        job.thread = threading.Thread(target=self._run, args=(job,), daemon=True)
+        job.thread.start()
+        self.jobs.append(job)
+        return job
+
+    def in_flight(self) -> list[Followed]:
+        return [job for job in self.jobs if job.ended is None and job.error is None]
+
+    def _run(self, job: Followed) -> None:
+        try:
+            body = VARIANTS[job.variant] | {"dataset": self.dataset}
+            job.id = self._accepted(job.key, body)
+            assert self._accepted(job.key, body) == job.id, "the same key and body made another job"
+            while job.ended is None:
+                self._follow(job)
+        except BaseException as error:  # noqa: BLE001 - told by the checks
+            job.error = error
+
+    def _accepted(self, key: str, body: dict[str, Any]) -> str:
+        """Submit until there is an answer; which attempt made the job nobody can tell, and nobody needs to."""
+        while True:
+            try:
+                answer = self._http.post("/jobs", json=body, headers={"Idempotency-Key": key})
+            except httpx2.HTTPError:
+                time.sleep(0.2)
+                continue
+            if answer.status_code == 202:
+                return str(answer.json()["id"])
+            assert answer.status_code in {409, 503}, f"POST /jobs: {answer.status_code} {answer.text}"
+            time.sleep(0.2)
+
+    def _follow(self, job: Followed) -> None:
+        """Read the stream until it breaks; the next one goes on behind the last item."""
+        seen = job.items[-1]["seq"] if job.items else 0
+        headers = {"Accept": "text/event-stream", "Last-Event-ID": str(seen)}
+        try:
+            with self._http.stream("GET", f"/jobs/{job.id}/logs", headers=headers) as stream:
+                if stream.status_code == 200:
+                    _read(stream, job)
+                else:
+                    assert stream.status_code == 503, f"GET logs: {stream.status_code}"
+        except httpx2.HTTPError:
+            pass
+        if job.ended is None:
+            job.reconnects += 1
+            time.sleep(0.1)
+
+
+def _read(stream: httpx2.Response, job: Followed) -> None:
+    event = ""
+    for line in stream.iter_lines():
+        name, _, value = line.partition(": ")
+        if name == "event":
+            event = value
+        elif name == "data" and event == "end":
+            job.ended = json.loads(value)["state"]
+            return
+        elif name == "data":
+            job.items.append(json.loads(value))
