@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import sqlalchemy as sa
 from sqlmodel import col, select
@@ -172,7 +173,6 @@ def _move(servers: Servers, work_id: str, target: WorkState) -> bool:
 def _is_ending(pid: int) -> bool:
     """Tell whether a process is gone but for its parent, which is frozen and cannot reap it."""
     try:
-        with open(f"/proc/{pid}/stat") as stat:
-            return stat.read().rpartition(")")[2].split()[0] in "ZX"
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
     except OSError:
         return True

@@ -79,7 +79,7 @@ class Load:
             assert self._accepted(job.key, body) == job.id, "the same key and body made another job"
             while job.ended is None:
                 self._follow(job)
-        except BaseException as error:  # noqa: BLE001 - told by the checks
+        except BaseException as error:
             job.error = error
 
     def _accepted(self, key: str, body: dict[str, Any]) -> str:

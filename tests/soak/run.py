@@ -100,4 +100,4 @@ class Soak:
     def _say(self, what: str) -> None:
         line = f"{time.monotonic() - self._began:8.1f} s  {what}"
         self.journal.append(line)
-        print(line, flush=True)  # noqa: T201 - for whoever waits for two hundred rounds
+        print(line, flush=True)
