@@ -7,7 +7,7 @@ stands for whole, verified bytes. Keys are made by the server and never hold a u
 import hashlib
 import io
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from obstore.store import LocalStore, ObjectStore, from_url
 
 from core.errors import FailureCode, WorkFailed
 from core.ids import Prefix, new_id
+from core.manifest import MANIFEST_FILE
 
 if TYPE_CHECKING:
     from obstore import ReadableFile, WritableFile
@@ -53,9 +54,9 @@ class Stored:
 class Storage:
     """An object store. Every failure comes out as `WorkFailed(storage)`; what is worth a new try was tried by obstore."""
 
-    def __init__(self, store: ObjectStore) -> None:
+    def __init__(self, store: ObjectStore, *, check: Callable[[], None] | None = None) -> None:
         self._store = store
-        self._check = lambda: None
+        self._check = check or (lambda: None)
 
     @classmethod
     def from_url(cls, url: str, *, request_s: float | None = None) -> "Storage":
@@ -74,13 +75,18 @@ class Storage:
             return cls(from_url(url))
         return cls(from_url(url, client_options=_client_options(request_s)))
 
-    def guarded(self, check):
-        view = Storage(self._store)
-        view._check = check
-        return view
+    def guarded(self, check: Callable[[], None]) -> "Storage":
+        """Return the same store for somebody who may lose the right to write.
 
-    def put_folder(self, prefix, folder):
-        for path in sorted(folder.iterdir(), key=lambda p: p.name == "manifest.json"):
+        `check` is called right before an object begins, gets its name or is removed, and raises when the right is gone: then
+        nothing changes. Between its answer and the store's there is a moment left in which it may go; names that hold the
+        digest of what they name, or the fence of who wrote it, make that moment harmless.
+        """
+        return Storage(self._store, check=check)
+
+    def put_folder(self, prefix: str, folder: Path) -> None:
+        """Store the files of a flat folder, the manifest last: who finds it finds all that it lists."""
+        for path in sorted(folder.iterdir(), key=lambda each: (each.name == MANIFEST_FILE, each.name)):
             self.put_file(f"{prefix}/{path.name}", path)
 
     def put_file(self, key: str, source: Path) -> Stored:
@@ -110,6 +116,7 @@ class Storage:
 
     def draft(self, key: str) -> "Draft":
         """Begin an object whose bytes come from outside; who begins one ends it with `finish` or `discard`."""
+        self._check()
         temporary = f"{STAGING_PREFIX}/{new_id(Prefix.REQUEST)}"
         with _told(key):
             out = obstore.open_writer(
@@ -137,7 +144,7 @@ class Storage:
         with suppress(WorkFailed):
             draft.close()  # a writer that is only dropped may leave a multipart upload open in the store
         with suppress(WorkFailed):
-            self.delete(draft.temporary)
+            self._delete(draft.temporary)
 
     def chunks(self, key: str) -> Iterator[bytes]:
         """Yield an object piece by piece."""
@@ -197,6 +204,10 @@ class Storage:
 
     def delete(self, key: str) -> None:
         """Remove an object; one that is not there is no error."""
+        self._check()
+        self._delete(key)
+
+    def _delete(self, key: str) -> None:
         try:
             obstore.delete(self._store, key)
         except FileNotFoundError:

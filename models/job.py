@@ -63,9 +63,14 @@ class Batch(SQLModel, table=True):
     created_at: datetime = Field(default_factory=utc_now, sa_type=UtcDateTime)
 
 
+def job_prefix(project: str, job_id: str) -> str:
+    """Return the prefix of the objects of a job: its checkpoints, its archived log."""
+    return f"{project}/jobs/{job_id}"
+
+
 def archive_key(project: str, job_id: str) -> str:
     """Return the key of the archived log of a job: JSON lines, gzip."""
-    return f"{project}/jobs/{job_id}/log.ndjson.gz"
+    return f"{job_prefix(project, job_id)}/log.ndjson.gz"
 
 
 def get(session: Session, job_id: str, *, project: str) -> tuple[Job, Work] | None:

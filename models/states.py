@@ -52,6 +52,33 @@ TERMINAL = frozenset({S.SUCCEEDED, S.FAILED, S.CANCELLED})
 LEASED = frozenset({S.RUNNING, S.PAUSING, S.CANCELLING})
 
 
+class Action(StrEnum):
+    """What a user may ask of a job."""
+
+    CANCEL = "cancel"
+    PAUSE = "pause"
+    RESUME = "resume"
+    RETRY = "retry"
+    DELETE = "delete"
+
+
+# In which states an action changes something; a test holds it against the transitions.
+ACTIONS: MappingProxyType[Action, frozenset[WorkState]] = MappingProxyType(
+    {
+        Action.CANCEL: frozenset({S.QUEUED, S.RUNNING, S.PAUSED}),
+        Action.PAUSE: frozenset({S.RUNNING}),
+        Action.RESUME: frozenset({S.PAUSED}),
+        Action.RETRY: frozenset({S.FAILED, S.CANCELLED}),
+        Action.DELETE: TERMINAL,
+    }
+)
+
+
+def allowed_actions(state: WorkState) -> tuple[Action, ...]:
+    """Return what may be asked of a job in this state."""
+    return tuple(action for action, states in ACTIONS.items() if state in states)
+
+
 def sources(target: WorkState) -> tuple[WorkState, ...]:
     """Return the states from which `target` may be reached."""
     return tuple(state for state, targets in TRANSITIONS.items() if target in targets)

@@ -9,15 +9,16 @@ from fastapi.sse import EventSourceResponse
 from api.base_models.names import check_base_model
 from api.documents import problems
 from api.idempotency import Answer, KeyHeader, fingerprint, once
-from api.jobs import logs, service
-from api.jobs.schemas import MAX_SEQ, JobCreate, JobRead, LogPage, LogQuery, read_item
+from api.jobs import actions, logs, service
+from api.jobs.schemas import MAX_SEQ, JobCreate, JobRead, LogPage, LogQuery, Retry, read_item
 from api.listing import Cursor, Limit, Page, paged
 from api.services import ProjectDep, ServicesDep
 from core.errors import Conflict, Invalid, NotFound
 from core.queue import Queue
 from models import event
 from models import job as jobs
-from models.states import EventKind, WorkState
+from models.job import job_prefix
+from models.states import Action, EventKind, WorkState
 
 NDJSON_TYPE = "application/x-ndjson"
 
@@ -70,7 +71,42 @@ def get_job(job_id: str, services: ServicesDep, project: ProjectDep) -> JobRead:
 def cancel_job(job_id: str, services: ServicesDep, project: ProjectDep) -> JobRead:
     """Ask for the end of a job: at once when it waits; a running one is asked, then SIGTERM, then SIGKILL."""
     with services.database.write() as session:
-        return service.cancel(session, job_id, project=project)
+        return actions.ask(session, job_id, Action.CANCEL, project=project)
+
+
+@router.post("/{job_id}/pause", responses=problems(NotFound, Conflict))
+def pause_job(job_id: str, services: ServicesDep, project: ProjectDep) -> JobRead:
+    """Ask a running job to save after the step under way and to let go of its device; it is `paused` soon after."""
+    with services.database.write() as session:
+        return actions.ask(session, job_id, Action.PAUSE, project=project)
+
+
+@router.post("/{job_id}/resume", responses=problems(NotFound, Conflict))
+def resume_job(job_id: str, services: ServicesDep, project: ProjectDep) -> JobRead:
+    """Queue a paused job; it goes on from its last checkpoint."""
+    with services.database.write() as session:
+        job = actions.ask(session, job_id, Action.RESUME, project=project)
+    services.doorbell.ring(Queue.GPU, job_id)
+    return job
+
+
+@router.post("/{job_id}/retry", responses=problems(NotFound, Conflict))
+def retry_job(job_id: str, services: ServicesDep, project: ProjectDep, how: Retry | None = None) -> JobRead:
+    """Queue a job that failed or was cancelled: the same id, one more attempt, from its last checkpoint."""
+    with services.database.write() as session:
+        job, forgotten = actions.retry(session, job_id, how or Retry(), project=project)
+    for checkpoint in forgotten:
+        actions.remove_objects(services.storage, checkpoint.prefix)
+    services.doorbell.ring(Queue.GPU, job_id)
+    return job
+
+
+@router.delete("/{job_id}", status_code=204, responses=problems(NotFound, Conflict))
+def delete_job(job_id: str, services: ServicesDep, project: ProjectDep) -> None:
+    """Delete a job that has ended, with its log and its checkpoints; an adapter that it made stays and works."""
+    with services.database.write() as session:
+        job = actions.delete(session, job_id, project=project)
+    actions.remove_objects(services.storage, job_prefix(job.project, job.id))
 
 
 @router.get(

@@ -60,6 +60,16 @@ class JobCreate(BaseModel):
         return self
 
 
+class Retry(BaseModel):
+    """How a job is tried again."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    from_checkpoint: bool = Field(
+        default=True, description="go on from the last checkpoint; false: forget it and begin at the first step"
+    )
+
+
 class JobProgress(BaseModel):
     """How far a running job is."""
 

@@ -8,12 +8,12 @@ from api.datasets.access import ready
 from api.idempotency import Answer
 from api.jobs.schemas import JobCreate, JobRead, read_job
 from api.text import is_id
-from core.errors import Conflict, Invalid, NotFound
+from core.errors import Invalid, NotFound
 from core.ids import Prefix, new_id
 from core.queue import Queue
 from models import adapter as adapters
 from models import dataset as datasets
-from models import event, leases
+from models import event
 from models import job as jobs
 from models.dataset import Dataset
 from models.job import Job
@@ -61,18 +61,6 @@ def show(session: Session, rows: Sequence[tuple[Job, Work]]) -> list[JobRead]:
         read_job(job, work, adapter=made.get(job.id), queue_position=jobs.queue_position(session, work))
         for job, work in rows
     ]
-
-
-def cancel(session: Session, job_id: str, *, project: str) -> JobRead:
-    """Ask for the end of a job; asking again while it ends is no error."""
-    _, before = find(session, job_id, project=project)
-    if leases.cancel(session, job_id) is None and before.state not in leases.ENDING:
-        raise Conflict(
-            f"The job is {before.state} and cannot be cancelled; only a queued, paused or running job can.",
-            state=before.state.value,
-        )
-    session.expire_all()
-    return show(session, [find(session, job_id, project=project)])[0]
 
 
 def _ready_dataset(session: Session, dataset_id: str, *, project: str) -> Dataset:
