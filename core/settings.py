@@ -53,6 +53,10 @@ class Settings(BaseSettings):
     stop_term_s: float = Field(10.0, ge=0, description="how long it may take after SIGTERM, before SIGKILL")
     max_attempts: int = Field(3, ge=1, description="attempts that may be lost to dead workers before a job fails")
 
+    log_keep_days: float = Field(
+        30.0, ge=0, description="days after a job's end when its log moves from the database into an object"
+    )
+
     @model_validator(mode="after")
     def _beat_within_the_lease(self) -> Self:
         if self.heartbeat_s * 3 > self.lease_s:

@@ -6,10 +6,12 @@ from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.orm import aliased
 from sqlmodel import Field, Session, SQLModel, col, select
 
 from core.clock import utc_now
 from core.db import StrEnumType, UtcDateTime
+from models.job import Job
 from models.states import LEASED, EventKind, WorkState
 from models.work import DEFAULT_PROJECT, Work
 
@@ -94,11 +96,54 @@ def note(session: Session, work_id: str, message: str, *, fence: int | None = No
     return append(session, work_id, [item], fence=fence) is not None
 
 
-def page(
-    session: Session, work_id: str, *, after: int, limit: int, kinds: frozenset[EventKind] | None = None
-) -> list[Event]:
-    """Return the items with a number above `after`, in order."""
-    query = select(Event).where(Event.work_id == work_id, Event.seq > after)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """What one statement saw of a job and of the rows of its log; `archived_seq` is 0 where nothing is archived."""
+
+    project: str
+    state: WorkState
+    last_seq: int
+    archived_seq: int
+    rows: list[Event]
+
+
+def look(
+    session: Session, job_id: str, *, after: int, limit: int, kinds: frozenset[EventKind] | None = None
+) -> Look | None:
+    """Return how a job stands and the rows of its log with a number above `after`, in order; None: there is no such job.
+
+    One statement, because one statement sees one moment: between two, a job may end, or its rows may become an archive.
+    """
+    rows = select(Event).where(Event.work_id == job_id, Event.seq > after)
     if kinds is not None:
-        query = query.where(col(Event.kind).in_(kinds))
-    return list(session.exec(query.order_by(col(Event.seq)).limit(limit)))
+        rows = rows.where(col(Event.kind).in_(kinds))
+    found = aliased(Event, rows.order_by(col(Event.seq)).limit(limit).subquery())
+    query = (
+        sa.select(col(Job.project), col(Work.state), col(Work.last_seq), col(Job.archived_seq), found)
+        .select_from(Work)
+        .join(Job, col(Job.id) == Work.id)
+        .outerjoin(found, col(found.work_id) == Work.id)
+        .where(col(Work.id) == job_id, col(Job.deleted_at).is_(None))
+        .order_by(col(found.seq))
+    )
+    seen = session.execute(query).all()
+    if not seen:
+        return None
+    project, state, last_seq, archived_seq, _ = seen[0]
+    return Look(
+        project=project,
+        state=state,
+        last_seq=last_seq,
+        archived_seq=archived_seq or 0,
+        rows=[row for *_, row in seen if row is not None],
+    )
+
+
+def heads(session: Session, job_ids: Sequence[str]) -> dict[str, tuple[int, WorkState]]:
+    """Return the newest number of the log and the state of each of these jobs; one that is gone is missing."""
+    query = (
+        select(Work.id, Work.last_seq, Work.state)
+        .join(Job, col(Job.id) == Work.id)
+        .where(col(Work.id).in_(job_ids), col(Job.deleted_at).is_(None))
+    )
+    return {job_id: (last_seq, WorkState(state)) for job_id, last_seq, state in session.exec(query)}

@@ -63,9 +63,12 @@ class Batch(SQLModel, table=True):
     created_at: datetime = Field(default_factory=utc_now, sa_type=UtcDateTime)
 
 
-def archive_key(project: str, job_id: str) -> str:
-    """Return the key of the archived log of a job: JSON lines, gzip."""
-    return f"{project}/jobs/{job_id}/log.ndjson.gz"
+def archive_key(project: str, job_id: str, archived_seq: int) -> str:
+    """Return the key of the archive of the first so many items of a job's log: JSON lines, gzip.
+
+    Items never change, so whatever writes under this key writes the same; even a worker that froze and woke.
+    """
+    return f"{project}/jobs/{job_id}/log-{archived_seq}.ndjson.gz"
 
 
 def get(session: Session, job_id: str, *, project: str) -> tuple[Job, Work] | None:
