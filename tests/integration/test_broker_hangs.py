@@ -42,7 +42,7 @@ def hung_broker():
 
 
 def test_a_job_is_answered_while_its_ring_hangs(settings, api_database, ready_dataset, hung_broker, monkeypatch):
-    url, taken = hung_broker
+    url, _ = hung_broker
     hanging, free = threading.Event(), threading.Event()
     from core.queue import Doorbell
 
