@@ -62,12 +62,12 @@ class Services:
         self.database.close()
 
 
-def _services(request: Request) -> Services:
+async def _services(request: Request) -> Services:  # `async`, for otherwise FastAPI asks a thread for it
     services: Services = request.app.state.services
     return services
 
 
-def _project() -> str:
+async def _project() -> str:
     """Return the caller's project; there is one until keys belong to projects."""
     return DEFAULT_PROJECT
 

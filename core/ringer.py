@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from core.logs import get_logger
 from core.queue import Doorbell, Queue
 
+PAUSE_S = 0.02  # between two rings: a thousand jobs in a second need no thousand messages
 AT_ONCE = 32  # rings of one queue that wait; more would wake nobody who is not awake by then
 
 log = get_logger(__name__)
@@ -23,7 +24,7 @@ class Ringer:
         self._doorbell = doorbell
         self._waiting: dict[Queue, dict[str, None]] = {}  # ids in their order, each once
         self._changed = threading.Condition()
-        self._closing = False
+        self._closing = threading.Event()
         self._thread: threading.Thread | None = None
 
     def ring(self, queue: Queue, work_id: str) -> None:
@@ -44,7 +45,7 @@ class Ringer:
     def close(self, *, within_s: float) -> None:
         """Send what waits and end; what a broker that hangs does not take in time is lost, and the workers' own look finds it."""
         with self._changed:
-            self._closing = True
+            self._closing.set()
             self._changed.notify()
             thread = self._thread
         if thread is not None:
@@ -56,12 +57,13 @@ class Ringer:
                 self._doorbell.ring(queue, work_id)
             except Exception:  # the edge of the thread
                 log.exception("ringer broke", work_id=work_id)
+            self._closing.wait(PAUSE_S)
 
     def _rings(self) -> Iterator[tuple[Queue, str]]:
         """Yield what to ring for, each queue in its turn, until closed and empty."""
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._closing)
+                self._changed.wait_for(lambda: self._waiting or self._closing.is_set())
                 if not self._waiting:
                     return
                 queue = next(iter(self._waiting))
