@@ -8,9 +8,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import aliased
 from sqlmodel import Field, Session, SQLModel, col, select
+from sqlmodel.sql.expression import SelectOfScalar
 
 from core.clock import utc_now
-from core.db import StrEnumType, UtcDateTime
+from core.db import StrEnumType, UtcDateTime, insert, values_of
 from models.job import Job
 from models.states import LEASED, EventKind, WorkState
 from models.work import DEFAULT_PROJECT, Work
@@ -41,6 +42,20 @@ class Item:
     level: str | None = None
     data: dict[str, Any] | None = None
 
+    def numbered(self, seq: int, work_id: str, *, project: str, at: datetime, attempt: int) -> dict[str, Any]:
+        """Return the columns of this item's row."""
+        return {
+            "work_id": work_id,
+            "seq": seq,
+            "project": project,
+            "at": at,
+            "kind": self.kind,
+            "level": self.level,
+            "message": _storable(self.message),
+            "data": _storable(self.data),
+            "attempt": attempt,
+        }
+
 
 def append(session: Session, work_id: str, items: Sequence[Item], *, fence: int | None = None) -> WorkState | None:
     """Number and store items and return the state of their work (this is how a cancel arrives between heartbeats).
@@ -60,22 +75,11 @@ def append(session: Session, work_id: str, items: Sequence[Item], *, fence: int 
     if counted is None:
         return None
     last_seq, project, attempt, state = counted
-    at = utc_now()
-    session.add_all(
-        Event(
-            work_id=work_id,
-            seq=last_seq - len(items) + offset,
-            project=project,
-            at=at,
-            kind=item.kind,
-            level=item.level,
-            message=_storable(item.message),
-            data=_storable(item.data),
-            attempt=attempt,
-        )
-        for offset, item in enumerate(items, start=1)
-    )
-    session.flush()
+    if items:
+        first_seq, at = last_seq - len(items) + 1, utc_now()
+        numbered = enumerate(items, start=first_seq)
+        rows = (item.numbered(seq, work_id, project=project, at=at, attempt=attempt) for seq, item in numbered)
+        insert(session, Event, *rows)
     return WorkState(state)
 
 
@@ -90,10 +94,25 @@ def _storable(value: Any) -> Any:
     return value
 
 
+def begin(session: Session, work: Work, message: str, **data: Any) -> None:
+    """Insert a piece of work together with the first item of its log."""
+    work.last_seq = 1
+    insert(session, Work, values_of(work))
+    first = Item(kind=EventKind.EVENT, level="info", message=message, data=data or None)
+    insert(session, Event, first.numbered(1, work.id, project=work.project, at=work.created_at, attempt=work.attempt))
+
+
 def note(session: Session, work_id: str, message: str, *, fence: int | None = None, **data: Any) -> bool:
     """Append one change of state, said in a sentence."""
     item = Item(kind=EventKind.EVENT, level="info", message=message, data=data or None)
     return append(session, work_id, [item], fence=fence) is not None
+
+
+def page(
+    session: Session, work_id: str, *, after: int, limit: int, kinds: frozenset[EventKind] | None = None
+) -> list[Event]:
+    """Return the rows with a number above `after`, in order. A job's log may lie elsewhere: read it with `models.history`."""
+    return list(session.exec(_rows(work_id, after, kinds).order_by(col(Event.seq)).limit(limit)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,10 +133,8 @@ def look(
 
     One statement, because one statement sees one moment: between two, a job may end, or its rows may become an archive.
     """
-    rows = select(Event).where(Event.work_id == job_id, Event.seq > after)
-    if kinds is not None:
-        rows = rows.where(col(Event.kind).in_(kinds))
-    found = aliased(Event, rows.order_by(col(Event.seq)).limit(limit).subquery())
+    rows = _rows(job_id, after, kinds).order_by(col(Event.seq)).limit(limit)
+    found = aliased(Event, rows.subquery())
     query = (
         sa.select(col(Job.project), col(Work.state), col(Work.last_seq), col(Job.archived_seq), found)
         .select_from(Work)
@@ -147,3 +164,8 @@ def heads(session: Session, job_ids: Sequence[str]) -> dict[str, tuple[int, Work
         .where(col(Work.id).in_(job_ids), col(Job.deleted_at).is_(None))
     )
     return {job_id: (last_seq, WorkState(state)) for job_id, last_seq, state in session.exec(query)}
+
+
+def _rows(work_id: str, after: int, kinds: frozenset[EventKind] | None) -> SelectOfScalar[Event]:
+    rows = select(Event).where(Event.work_id == work_id, Event.seq > after)
+    return rows if kinds is None else rows.where(col(Event.kind).in_(kinds))
