@@ -50,7 +50,7 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.services = Services.of(settings)
-        async with ending_streams(app):
+        async with ending_streams(app), app.state.services.hub.watching(app.state.stopping):
             yield
         await app.state.services.close()
 

@@ -12,7 +12,9 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session
 
 from api.services import Services
-from core.errors import Invalid
+from core.clock import utc_now
+from core.db import insert
+from core.errors import Invalid, Problem
 from models import idempotency
 from models.idempotency import IdempotencyKey
 
@@ -67,40 +69,54 @@ def once(
     content: str,
     make: Callable[[Session], Answer],
 ) -> Answer:
-    """Make something in one transaction, together with its key; or give the stored answer back."""
+    """Make something in one transaction, together with its key; or give the stored answer back.
+
+    The key is looked for only when it is taken, or when nothing can be made: a key is nearly always new.
+    """
+    if key is None:
+        with services.database.write() as session:
+            return make(session)
     route = _route(request)
     for _ in range(2):
         try:
             with services.database.write() as session:
-                stored = idempotency.find(session, project=project, key=key) if key else None
-                if stored is not None:
-                    return _replay(stored, route, content)
-                if key:
-                    idempotency.forget_if_old(session, project=project, key=key)
                 answer = make(session)
-                if key:
-                    session.add(_row(answer, project, key, route, content))
-                    session.flush()
+                insert(session, IdempotencyKey, _row(answer, project, key, route, content))
                 return answer
-        except IntegrityError:  # the same key, at the same moment: the other one was first, so its answer is there now
-            continue
+        except IntegrityError:  # the key is taken: its answer is there now, unless it is older than a day
+            stored = _stored(services, project=project, key=key, forget=True)
+        except Problem:  # what was made before may be gone, or full, by now; its answer is still that answer
+            stored = _stored(services, project=project, key=key)
+            if stored is None:
+                raise
+        if stored is not None:
+            return _replay(stored, route, content)
     raise Invalid("This Idempotency-Key is in use by requests that contradict each other; use a fresh one.")
+
+
+def _stored(services: Services, *, project: str, key: str, forget: bool = False) -> IdempotencyKey | None:
+    """Return the answer of a key; with `forget`, an old one that was not swept yet is removed, so that the key is free."""
+    with services.database.write() if forget else services.database.read() as session:
+        if forget:
+            idempotency.forget_if_old(session, project=project, key=key)
+        return idempotency.find(session, project=project, key=key)
 
 
 def _route(request: Request) -> str:
     return f"{request.method} {request.url.path}"
 
 
-def _row(answer: Answer, project: str, key: str, route: str, content: str) -> IdempotencyKey:
-    return IdempotencyKey(
-        project=project,
-        key=key,
-        route=route,
-        fingerprint=content,
-        status=answer.status,
-        body=answer.body,
-        location=answer.location,
-    )
+def _row(answer: Answer, project: str, key: str, route: str, content: str) -> dict[str, Any]:
+    return {
+        "project": project,
+        "key": key,
+        "route": route,
+        "fingerprint": content,
+        "status": answer.status,
+        "body": answer.body,
+        "location": answer.location,
+        "created_at": utc_now(),
+    }
 
 
 def _replay(stored: IdempotencyKey, route: str, content: str) -> Answer:

@@ -3,6 +3,7 @@
 import uvicorn
 
 from api.app import create_app
+from api.connection import Connection
 from core import logs
 from core.process import die_with_parent
 from core.settings import settings
@@ -22,6 +23,7 @@ def main() -> None:
         port=settings().port,
         log_config=None,
         access_log=False,
+        http=Connection,
         server_header=False,
         timeout_graceful_shutdown=GRACE_S,
     )

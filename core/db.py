@@ -8,9 +8,11 @@ they never wait for a writer.
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import cache
+from threading import RLock
 from typing import Any
 
 import sqlalchemy as sa
@@ -19,7 +21,7 @@ from sqlalchemy.engine import Connection, Dialect, Engine
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.sql.expression import FunctionElement
-from sqlmodel import Session
+from sqlmodel import Session, SQLModel
 
 BUSY_TIMEOUT_S = 30
 WAL_RETRY_S = 0.02
@@ -27,6 +29,10 @@ WAL_RETRY_S = 0.02
 # What a database raises that is away, busy or broken. A mistake of ours (a constraint, a type) is none of them.
 # (`InternalError`: a server that became read-only after a failover.)
 DATABASE_AWAY = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.InternalError, sa.exc.TimeoutError)
+
+# As many connections as SQLAlchemy allows by default, but each is kept: what it has beyond five is opened and closed for
+# each use, which under load cost more than the use.
+_POOL: dict[str, Any] = {"pool_size": 15, "max_overflow": 0}
 
 # A connection whose other end is gone or hangs is given up within half a minute, not when the kernel thinks so.
 _POSTGRES = {
@@ -83,6 +89,8 @@ class Database:
         self.url = url
         self._writer = _make_engine(url)
         self._reader = self._writer.execution_options(lensmith_read_only=True)
+        # SQLite has one writer; who waits for it in its own queue sleeps up to 0.1 s at a time, also when it is free.
+        self._turn: AbstractContextManager[object] = RLock() if url.startswith("sqlite") else nullcontext()
 
     @property
     def engine(self) -> Engine:
@@ -95,7 +103,7 @@ class Database:
 
         Keep it short, and never wait for the network inside it.
         """
-        with Session(self._writer, expire_on_commit=False) as session, session.begin():
+        with self._turn, Session(self._writer, expire_on_commit=False) as session, session.begin():
             yield session
 
     @contextmanager
@@ -109,9 +117,24 @@ class Database:
         self._writer.dispose()
 
 
+def insert(session: Session, table: type[SQLModel], *rows: dict[str, Any]) -> None:
+    """Insert rows, given with every column, past the unit of work: it and the objects cost as much again as the statement."""
+    session.connection().execute(_insert_of(table), list(rows))
+
+
+def values_of(row: SQLModel) -> dict[str, Any]:
+    """Return the columns of a row that no session knows, for `insert`."""
+    return {name: getattr(row, name) for name in type(row).model_fields}
+
+
+@cache
+def _insert_of(table: type[SQLModel]) -> sa.Insert:
+    return sa.insert(table.metadata.tables[str(table.__tablename__)])
+
+
 def _make_engine(url: str) -> Engine:
     if url.startswith("sqlite"):
-        engine = sa.create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S})
+        engine = sa.create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S}, **_POOL)
         event.listen(engine, "connect", _open_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
@@ -119,6 +142,7 @@ def _make_engine(url: str) -> Engine:
         url.replace("postgresql://", "postgresql+psycopg://", 1),
         pool_pre_ping=True,
         connect_args=_POSTGRES,
+        **_POOL,
     )
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from http import HTTPStatus
 from types import FrameType
@@ -14,7 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -78,7 +78,7 @@ def install_problems(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _on_validation)
     app.add_exception_handler(WorkFailed, _on_failed)
     app.add_exception_handler(HTTPException, _on_http)
-    app.middleware("http")(_with_request_id)
+    app.add_middleware(_RequestIds)
 
 
 def _on_problem(request: Request, error: Exception) -> Response:
@@ -118,15 +118,37 @@ def _on_http(request: Request, error: Exception) -> Response:
     )
 
 
-async def _with_request_id(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-    request.state.request_id = new_id(Prefix.REQUEST)
-    try:
-        response = await call_next(request)
-    except Exception:  # the edge of the process: nothing leaves without a document
-        log.exception("request failed", path=request.url.path, request_id=request.state.request_id)
-        response = problem_response(request, Problem("Something broke on our side; the log has this request's id."))
-    response.headers["x-request-id"] = request.state.request_id
-    return response
+class _RequestIds:
+    """ASGI middleware that gives every request an id, and an answer to one that broke.
+
+    Not Starlette's `BaseHTTPMiddleware`: its tasks and its stream cost every request 0.3 ms, and every follower of a log memory.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = scope.setdefault("state", {})["request_id"] = new_id(Prefix.REQUEST)
+        is_started = False
+
+        async def named(message: Message) -> None:
+            nonlocal is_started
+            if message["type"] == "http.response.start":
+                is_started = True
+                MutableHeaders(scope=message)["x-request-id"] = request_id
+            await send(message)
+
+        try:
+            await self._app(scope, receive, named)
+        except Exception:  # the edge of the process: nothing leaves without a document
+            if is_started:
+                raise
+            log.exception("request failed", path=scope["path"], request_id=request_id)
+            broken = Problem("Something broke on our side; the log has this request's id.")
+            await problem_response(Request(scope), broken)(scope, receive, named)
 
 
 def invalid_from(errors: Any, *, given: Any = None) -> Invalid:

@@ -61,6 +61,10 @@ class Settings(BaseSettings):
         5.0, ge=0, le=75, description="wait before the next attempt when storage failed; four times as long each time"
     )
 
+    log_keep_days: float = Field(
+        30.0, ge=0, description="days after a job's end when its log moves from the database into an object"
+    )
+
     @model_validator(mode="after")
     def _beat_within_the_lease(self) -> Self:
         if self.heartbeat_s * 3 > self.lease_s:

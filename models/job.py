@@ -68,9 +68,12 @@ def job_prefix(project: str, job_id: str) -> str:
     return f"{project}/jobs/{job_id}"
 
 
-def archive_key(project: str, job_id: str) -> str:
-    """Return the key of the archived log of a job: JSON lines, gzip."""
-    return f"{job_prefix(project, job_id)}/log.ndjson.gz"
+def archive_key(project: str, job_id: str, archived_seq: int) -> str:
+    """Return the key of the archive of the first so many items of a job's log: JSON lines, gzip.
+
+    Items never change, so whatever writes under this key writes the same; even a worker that froze and woke.
+    """
+    return f"{job_prefix(project, job_id)}/log-{archived_seq}.ndjson.gz"
 
 
 def get(session: Session, job_id: str, *, project: str) -> tuple[Job, Work] | None:

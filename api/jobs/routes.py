@@ -9,13 +9,12 @@ from fastapi.sse import EventSourceResponse
 from api.base_models.names import check_base_model
 from api.documents import problems
 from api.idempotency import Answer, KeyHeader, fingerprint, once
-from api.jobs import actions, logs, service
+from api.jobs import actions, following, logs, service
 from api.jobs.schemas import MAX_SEQ, JobCreate, JobRead, LogPage, LogQuery, Retry, read_item
 from api.listing import Cursor, Limit, Page, paged
 from api.services import ProjectDep, ServicesDep
 from core.errors import Conflict, Invalid, NotFound
 from core.queue import Queue
-from models import event
 from models import job as jobs
 from models.job import job_prefix
 from models.states import Action, EventKind, WorkState
@@ -127,14 +126,14 @@ def get_job_logs(
     framing = _framing(request.headers.get("accept", ""), follow=query.follow)
     with services.database.read() as session:
         service.find(session, job_id, project=project)
-        rows = [] if framing else event.page(session, job_id, after=query.after, limit=query.limit + 1, kinds=kinds)
     if framing is None:
+        rows = services.history.page(job_id, after=query.after, limit=query.limit + 1, kinds=kinds) or []
         shown = [read_item(row) for row in rows[: query.limit]]
         page = LogPage(items=shown, next_cursor=shown[-1].seq if len(rows) > query.limit else None)
         return Response(page.model_dump_json(), media_type="application/json")
     after = max(query.after, _last_event_id(request))
-    wanted = logs.Follow(job_id=job_id, project=project, after=after, kinds=kinds)
-    items = logs.stream(request, services.database, wanted, framing)
+    wanted = following.Follow(job_id=job_id, after=after, kinds=kinds)
+    items = following.stream(services.hub, wanted, framing)
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
     if framing is logs.NDJSON:
         return StreamingResponse(items, media_type=NDJSON_TYPE, headers=headers)

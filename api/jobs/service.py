@@ -8,6 +8,7 @@ from api.datasets.access import ready
 from api.idempotency import Answer
 from api.jobs.schemas import JobCreate, JobRead, read_job
 from api.text import is_id
+from core.db import insert, values_of
 from core.errors import Invalid, NotFound
 from core.ids import Prefix, new_id
 from core.queue import Queue
@@ -37,11 +38,8 @@ def create(session: Session, body: JobCreate, *, project: str) -> Answer:
         request=body.model_dump(mode="json", include={"method", "hyperparameters", "image", "resources"}),
         labels=body.metadata,
     )
-    session.add(work)
-    session.flush()
-    session.add(job)
-    session.flush()
-    event.note(session, work.id, "Queued.", state=work.state)
+    event.begin(session, work, "Queued.", state=work.state)
+    insert(session, Job, values_of(job))
     read = read_job(job, work, adapter=None, queue_position=jobs.queue_position(session, work))
     return Answer(status=202, body=read.model_dump(mode="json"), location=f"/jobs/{job.id}")
 

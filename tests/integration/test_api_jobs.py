@@ -14,6 +14,7 @@ from models import claims, event, leases
 from models.event import Item
 from models.idempotency import KEEP, IdempotencyKey
 from models.states import EventKind, WorkState
+from tests.conftest import wait_for
 
 BODY = {"base_model": "tiny", "dataset": "ds_ready"}
 ON_BOTH = pytest.mark.parametrize("client", ["sqlite", "postgres"], indirect=True)
@@ -49,7 +50,7 @@ def test_the_message_that_goes_out_holds_only_the_jobs_id(client, ready_dataset,
     broker = redis.Redis.from_url(valkey_url)
     broker.flushall()
     job_id = create(client).json()["id"]
-    (queue,) = [key for key in broker.scan_iter() if broker.type(key) == b"list"]
+    (queue,) = wait_for(lambda: [key for key in broker.scan_iter() if broker.type(key) == b"list"], what="the message")
     message = json.loads(broker.lpop(queue))
     broker.close()
     assert message["headers"]["argsrepr"] == f"['{job_id}']"

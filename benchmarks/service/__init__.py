@@ -1,0 +1,1 @@
+"""The servers that `benchmarks.api` measures, and the clients that load them."""
