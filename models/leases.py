@@ -52,6 +52,12 @@ def heartbeat(session: Session, claimed: Claim, *, lease_s: float) -> WorkState 
     return None if row is None else row[0]
 
 
+def held(session: Session) -> list[tuple[str, int]]:
+    """Return the work that is leased at this moment, each with the fence of its lease."""
+    rows = session.exec(select(Work.id, Work.fence).where(col(Work.state).in_(LEASED)))
+    return [(work_id, fence) for work_id, fence in rows]
+
+
 def set_phase(session: Session, claimed: Claim, phase: Phase) -> bool:
     """Write what the work is doing now; False: fenced."""
     row = session.execute(

@@ -15,7 +15,7 @@ from worker.child import ChildProcess, Stopping
 from worker.lease import Lease
 from worker.memory_kills import memory_kills
 from worker.recorder import Recorder
-from worker.supervisor import Failed, Killed, Outcome, memory_failure, supervise
+from worker.supervisor import Failed, Killed, Outcome, Wake, memory_failure, nobody, supervise
 
 
 class LeaseLost(Exception):
@@ -33,8 +33,17 @@ class Attempt:
         resumed_step: Of the checkpoint that a job goes on from; None: it begins at its first step.
     """
 
-    def __init__(self, lease: Lease, *, database: Database, settings: Settings, shutdown: threading.Event) -> None:
+    def __init__(
+        self,
+        lease: Lease,
+        *,
+        database: Database,
+        settings: Settings,
+        shutdown: threading.Event,
+        wake: Wake = nobody,
+    ) -> None:
         self._lease = lease
+        self._wake = wake
         self._database = database
         self._settings = settings
         self._shutdown = shutdown
@@ -111,6 +120,7 @@ class Attempt:
                     recorder=recorder,
                     stopping=stopping,
                     shutdown=self._shutdown,
+                    wake=self._wake,
                 )
             finally:
                 recorder.settle()

@@ -21,7 +21,7 @@ from models.states import Kind, WorkState
 from worker.attempt import Attempt, Interrupted, LeaseLost
 from worker.kinds import Apply, WorkKind, nothing
 from worker.lease import Lease
-from worker.supervisor import Ended, Failed, Fenced, Killed, Outcome, Succeeded
+from worker.supervisor import Ended, Failed, Fenced, Killed, Outcome, Succeeded, Wake, nobody
 
 PATIENCE_S = 1.0
 
@@ -42,8 +42,10 @@ class Slot(threading.Thread):
         settings: Settings,
         kinds: Mapping[Kind, WorkKind],
         shutdown: threading.Event | None = None,
+        wake: Wake = nobody,
     ) -> None:
         super().__init__(name=f"slot-{queue}", daemon=True)
+        self._wake = wake
         self.bell = threading.Event()
         self.shutdown = shutdown or threading.Event()
         self._queue = queue
@@ -78,6 +80,7 @@ class Slot(threading.Thread):
 
     def _run(self, claim: Claim) -> None:
         log.info("work started", work_id=claim.work_id, kind=claim.kind, attempt=claim.attempt)
+        self._wake(claim.work_id)
         staging = self._settings.layout.staging(claim.work_id, claim.fence)
         lease = Lease(self._database, claim, lease_s=self._settings.lease_s, heartbeat_s=self._settings.heartbeat_s)
         try:
@@ -87,11 +90,14 @@ class Slot(threading.Thread):
             ended = "fenced"
         finally:
             shutil.rmtree(staging, ignore_errors=True)
+            self._wake(claim.work_id)
         log.info("work ended", work_id=claim.work_id, outcome=ended)
 
     def _attempt(self, lease: Lease, staging: Path) -> str:
         kind = self._kinds[lease.claim.kind]
-        attempt = Attempt(lease, database=self._database, settings=self._settings, shutdown=self.shutdown)
+        attempt = Attempt(
+            lease, database=self._database, settings=self._settings, shutdown=self.shutdown, wake=self._wake
+        )
         try:
             staging.mkdir(parents=True)
             return self._end(kind, attempt, staging, self._supervise(kind, attempt, staging))

@@ -16,14 +16,17 @@ from core.logs import get_logger
 from core.queue import Doorbell, Queue
 from core.settings import Settings
 from core.storage import Storage
+from core.wakeups import Publisher
 from models import expiry, idempotency
 from models import worker as workers
 from models.states import Kind
 from models.worker import Worker
 from worker.app import app
+from worker.archive import archive_logs
 from worker.kinds import Rooms
 from worker.runner import Slot
 from worker.sources import Sources
+from worker.staging import sweep_staging
 from worker.training import Training
 from worker.uploads import sweep_uploads
 from worker.validation import Validation
@@ -45,12 +48,14 @@ class Service:
         shutdown = threading.Event()
         validation = Validation(rooms, Sources(settings), remote_images=settings.remote_images)
         self._row = _describe(queue)
+        self._publisher = Publisher(settings.redis_url)
         self.slot = Slot(
             queue,
             worker_id=self._row.id,
             database=self._database,
             settings=settings,
             shutdown=shutdown,
+            wake=self._publisher.publish,
             kinds={
                 Kind.VALIDATION: validation,
                 Kind.TRAINING: Training(rooms, feature_cache_bytes=settings.feature_cache_bytes),
@@ -80,6 +85,7 @@ class Service:
             self._periodic.service.stop(wait=False)  # it may be waiting for a broker; it dies with the process
         if self.slot.is_alive():
             self.slot.join()
+        self._publisher.close()
         self._left.set()
         if self._heart.is_alive():
             self._heart.join()
@@ -110,7 +116,12 @@ class Service:
         doorbell = Doorbell(app)
         for queue, work_id in swept.waiting.items():
             doorbell.ring(queue, work_id)
-        sweep_uploads(self._database, self._storage)  # last: a store may be slow
+        self._tidy()  # last: a store may be slow
+
+    def _tidy(self) -> None:
+        sweep_uploads(self._database, self._storage)
+        archive_logs(self._database, self._storage, keep_days=self._settings.log_keep_days)
+        sweep_staging(self._database, self._settings.layout)
 
     def _beat(self) -> None:
         with self._database.write() as session:

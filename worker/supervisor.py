@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +32,7 @@ from worker.child import ChildProcess, Stopping
 from worker.lease import Lease
 from worker.recorder import Recorder
 
+Wake = Callable[[str], None]  # those who follow the log of a piece of work
 Unwritten = list[tuple[ChildEvent, bool]]  # with whether the log has it yet
 
 FLUSH_S = 0.4
@@ -106,6 +108,7 @@ def supervise(
     recorder: Recorder,
     stopping: Stopping,
     shutdown: threading.Event,
+    wake: Wake,
 ) -> Outcome:
     """Follow a child to its end and say how it ended.
 
@@ -117,7 +120,7 @@ def supervise(
     ending = Ending()
     for batch in process.batches(every_s=FLUSH_S):
         unwritten += [(event, recorder.hear(event)) for event in batch]
-        if lease.lost.is_set() or not _write(database, lease, recorder, unwritten):
+        if lease.lost.is_set() or not _write(database, lease, recorder, unwritten, wake):
             process.kill()
             return Fenced()
         if refused := next((e for e in batch if isinstance(e, Hello) and e.protocol != PROTOCOL_VERSION), None):
@@ -129,7 +132,7 @@ def supervise(
         if last is not None:
             ending.step(process)
     while unwritten:  # said just before the end, while the database was away
-        if lease.lost.wait(FLUSH_S) or not _write(database, lease, recorder, unwritten):
+        if lease.lost.wait(FLUSH_S) or not _write(database, lease, recorder, unwritten, wake):
             return Fenced()
     status = process.wait()
     return _outcome(last, 0 if ending.is_overdue else status, wanted=stopping.asked_at is not None)
@@ -162,6 +165,11 @@ def _outcome(last: Result | Failure | Stopped | None, status: int, *, wanted: bo
     return Failed(_ABORT_FAILURE if status == _ABORTED else silent)
 
 
+def nobody(work_id: str) -> None:
+    """Wake nobody."""
+    del work_id
+
+
 def memory_failure() -> Failure:
     """Return the failure of a child that the system killed for want of memory."""
     return Failure(
@@ -172,7 +180,7 @@ def memory_failure() -> Failure:
     )
 
 
-def _write(database: Database, lease: Lease, recorder: Recorder, unwritten: Unwritten) -> bool:
+def _write(database: Database, lease: Lease, recorder: Recorder, unwritten: Unwritten, wake: Wake) -> bool:
     """Write what waits in one transaction, and empty it; False: fenced. Nothing is lost while the database is away."""
     if not unwritten:
         return True
@@ -193,6 +201,7 @@ def _write(database: Database, lease: Lease, recorder: Recorder, unwritten: Unwr
         return True
     lease.state = state
     unwritten.clear()
+    wake(claim.work_id)
     return True
 
 
