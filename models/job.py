@@ -82,7 +82,13 @@ def get(session: Session, job_id: str, *, project: str) -> tuple[Job, Work] | No
 
 
 def page(
-    session: Session, *, project: str, before: str | None, limit: int, state: WorkState | None = None
+    session: Session,
+    *,
+    project: str,
+    before: str | None,
+    limit: int,
+    state: WorkState | None = None,
+    batch_id: str | None = None,
 ) -> list[tuple[Job, Work]]:
     """Return jobs, newest first, older than the id `before`."""
     query = _shown(project)
@@ -90,7 +96,28 @@ def page(
         query = query.where(Job.id < before)
     if state is not None:
         query = query.where(Work.state == state)
+    if batch_id is not None:
+        query = query.where(Job.batch_id == batch_id)
     return list(session.exec(query.order_by(col(Job.id).desc()).limit(limit)).all())
+
+
+def get_batch(session: Session, batch_id: str, *, project: str) -> Batch | None:
+    """Return a batch."""
+    return session.exec(select(Batch).where(Batch.id == batch_id, Batch.project == project)).first()
+
+
+def of_batch(session: Session, batch_id: str) -> list[tuple[Job, Work]]:
+    """Return the jobs of a batch, oldest first."""
+    query = select(Job, Work).join(Work, col(Work.id) == Job.id).where(Job.batch_id == batch_id)
+    return list(session.exec(query.where(col(Job.deleted_at).is_(None)).order_by(col(Job.id))))
+
+
+def page_of_batches(session: Session, *, project: str, before: str | None, limit: int) -> list[Batch]:
+    """Return batches, newest first, older than the id `before`."""
+    query = select(Batch).where(Batch.project == project)
+    if before is not None:
+        query = query.where(Batch.id < before)
+    return list(session.exec(query.order_by(col(Batch.id).desc()).limit(limit)))
 
 
 def unended_of(session: Session, dataset_id: str) -> list[str]:

@@ -20,6 +20,7 @@ TICK_S = 0.5
 LEAST_TICK_S = 0.05  # between two looks, however many wake-ups come
 BATCH = 500  # items of one query
 READERS = 4  # threads for replays: a thousand clients that come back at once leave threads to the other requests
+CANCEL_S = 0.2  # until a task that has not ended is cancelled again
 
 log = get_logger(__name__)
 
@@ -68,9 +69,7 @@ class Hub:
         try:
             yield
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await _end(set(tasks))
             self._close()
 
     async def _watch(self) -> None:
@@ -134,3 +133,11 @@ class Hub:
 
     def _items(self, job_id: str, after: int) -> list[Encoded]:
         return [encode(row) for row in self.history.page(job_id, after=after, limit=BATCH) or []]
+
+
+async def _end(tasks: "set[asyncio.Task[None]]") -> None:
+    """Cancel tasks until they have ended: redis-py swallows a cancel that comes while it connects."""
+    while tasks:
+        for task in tasks:
+            task.cancel()
+        _, tasks = await asyncio.wait(tasks, timeout=CANCEL_S)

@@ -6,13 +6,13 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from fastapi.sse import EventSourceResponse
 
-from api.base_models.names import check_base_model
 from api.documents import problems
 from api.idempotency import Answer, KeyHeader, fingerprint, once
 from api.jobs import actions, following, logs, service
 from api.jobs.schemas import MAX_SEQ, JobCreate, JobRead, LogPage, LogQuery, Retry, read_item
 from api.listing import Cursor, Limit, Page, paged
 from api.services import ProjectDep, ServicesDep
+from api.text import ID_PATTERN
 from core.errors import Conflict, Invalid, NotFound
 from core.queue import Queue
 from models import job as jobs
@@ -30,7 +30,6 @@ def create_job(
 ) -> Response:
     """Accept a fine-tuning job. It is stored before this answers; a worker claims it, with or without the broker."""
     _refuse_questions(request)
-    check_base_model(body.base_model)
     answer: Answer = once(
         services,
         request,
@@ -51,10 +50,11 @@ def list_jobs(
     limit: Limit = 20,
     cursor: Cursor = None,
     state: Annotated[WorkState | None, Query(description="only jobs in this state")] = None,
+    batch: Annotated[str | None, Query(pattern=ID_PATTERN, description="only jobs of this batch")] = None,
 ) -> Page[JobRead]:
     """List jobs, newest first."""
     with services.database.read() as session:
-        rows = jobs.page(session, project=project, before=cursor, limit=limit + 1, state=state)
+        rows = jobs.page(session, project=project, before=cursor, limit=limit + 1, state=state, batch_id=batch)
         shown = service.show(session, rows)
     return paged(shown, limit=limit, read=lambda job: job, cursor=lambda job: job.id)
 

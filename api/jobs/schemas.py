@@ -43,8 +43,13 @@ class JobCreate(BaseModel):
         },
     )
 
-    base_model: BaseName = Field(description=BASE_NAMES)
-    dataset: Plain = Field(max_length=64, description="a data set that is ready")
+    base_model: BaseName | None = Field(None, description=f"{BASE_NAMES}; needed unless clone_of is given")
+    dataset: Plain | None = Field(
+        None, max_length=64, description="a data set that is ready; needed unless clone_of is given"
+    )
+    clone_of: Plain | None = Field(
+        None, max_length=64, description="a job: what this request leaves out is taken from the request of that one"
+    )
     name: Name | None = None
     seed: int = Field(0, ge=0, le=2**31 - 1)
     method: Method = Method()
@@ -140,6 +145,8 @@ class JobRead(BaseModel):
     plan: dict[str, Any] | None = Field(description="the memory plan, where one was made")
     peak_memory_bytes: int | None
     metadata: dict[str, str]
+    clone_of: str | None
+    batch: str | None
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
@@ -190,11 +197,13 @@ def read_job(job: Job, work: Work, *, adapter: str | None, queue_position: int |
         ),
         image=ImageOptions.model_validate(job.request["image"]),
         resources=Resources.model_validate(job.request.get("resources", {})),  # jobs made before there was a choice
-        progress=_progress(job),
+        progress=read_progress(job),
         adapter=adapter,
         failure=JobFailure.model_validate(work.failure) if work.failure else None,
         plan=None,
         metadata=job.labels,
+        clone_of=job.clone_of,
+        batch=job.batch_id,
         queue_position=queue_position,
         estimated_finish=_estimated_finish(job, work),
     )
@@ -214,7 +223,8 @@ def show_hyperparameters(asked: dict[str, Any], settled: dict[str, Any]) -> JobH
     )
 
 
-def _progress(job: Job) -> JobProgress | None:
+def read_progress(job: Job) -> JobProgress | None:
+    """Return how far a job is; None before its first step."""
     if job.progress is None:
         return None
     return JobProgress.model_validate({name: job.progress.get(name) for name in JobProgress.model_fields})

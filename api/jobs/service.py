@@ -1,45 +1,23 @@
-"""The rules of jobs: what may be made, what may be cancelled."""
+"""Jobs as the API makes, finds and shows them."""
 
 from collections.abc import Sequence
 
 from sqlmodel import Session
 
-from api.datasets.access import ready
 from api.idempotency import Answer
+from api.jobs import making
 from api.jobs.schemas import JobCreate, JobRead, read_job
 from api.text import is_id
-from core.db import insert, values_of
-from core.errors import Invalid, NotFound
-from core.ids import Prefix, new_id
-from core.queue import Queue
+from core.errors import NotFound
 from models import adapter as adapters
-from models import dataset as datasets
-from models import event
 from models import job as jobs
-from models.dataset import Dataset
 from models.job import Job
-from models.states import Kind
 from models.work import Work
 
 
 def create(session: Session, body: JobCreate, *, project: str) -> Answer:
     """Write the rows of a new job and return the answer; the caller commits and rings."""
-    dataset = _ready_dataset(session, body.dataset, project=project)
-    assert dataset.digest is not None
-    work = Work(id=new_id(Prefix.JOB), project=project, kind=Kind.TRAINING, queue=Queue.GPU, priority=body.priority)
-    job = Job(
-        id=work.id,
-        project=project,
-        name=body.name or f"{dataset.name} on {body.base_model}"[:200],
-        base_model=body.base_model,
-        dataset_id=dataset.id,
-        dataset_digest=dataset.digest,
-        seed=body.seed,
-        request=body.model_dump(mode="json", include={"method", "hyperparameters", "image", "resources"}),
-        labels=body.metadata,
-    )
-    event.begin(session, work, "Queued.", state=work.state)
-    insert(session, Job, values_of(job))
+    job, work = making.make_job(session, making.completed(session, body, project=project), project=project)
     read = read_job(job, work, adapter=None, queue_position=jobs.queue_position(session, work))
     return Answer(status=202, body=read.model_dump(mode="json"), location=f"/jobs/{job.id}")
 
@@ -59,10 +37,3 @@ def show(session: Session, rows: Sequence[tuple[Job, Work]]) -> list[JobRead]:
         read_job(job, work, adapter=made.get(job.id), queue_position=jobs.queue_position(session, work))
         for job, work in rows
     ]
-
-
-def _ready_dataset(session: Session, dataset_id: str, *, project: str) -> Dataset:
-    found = datasets.hold(session, dataset_id, project=project) if is_id(dataset_id) else None
-    if found is None:
-        raise Invalid.field("#/dataset", f"There is no data set {dataset_id!r}; POST /datasets makes one.")
-    return ready(*found)

@@ -307,3 +307,8 @@ def test_a_client_that_names_an_item_that_is_not_there_yet_gets_only_what_comes_
         await asyncio.wait_for(follower.task, 30)
 
     asyncio.run(scenario())
+
+
+def test_an_api_that_is_stopped_right_after_its_start_ends(client):
+    """A cancel that reached redis-py while it connected was swallowed, and the process hung."""
+    del client  # nothing was asked; its end is the test
