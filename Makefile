@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PACKAGES := api core ingest lensmith models ops serving training vlm worker
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test check format bench constraints openapi clean
+.PHONY: help setup demo up test soak check format bench constraints openapi clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -33,6 +33,10 @@ up: $(STAMP) ## start the service on ./.lensmith
 
 test: $(STAMP) ## every test, in two processes
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
+
+soak: $(STAMP) ## kill everything at random, two hundred times on each database (half an hour)
+	@$(BIN)/python -W ignore -m tests.soak --database sqlite --seed $${SEED:-1}
+	@$(BIN)/python -W ignore -m tests.soak --database postgres --seed $${SEED:-1}
 
 check: $(STAMP) ## format, lint, types, import rules, file sizes
 	@$(BIN)/ruff format --check .

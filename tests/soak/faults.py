@@ -148,9 +148,12 @@ def faults_of(servers: Servers) -> tuple[Callable[[Servers, random.Random, Journ
 
 
 def _some_work(servers: Servers, dice: random.Random) -> str | None:
-    with servers.database.read() as session:
-        running = select(Work.id).where(Work.kind == Kind.TRAINING, Work.state == WorkState.RUNNING)
-        ids = sorted(session.exec(running))
+    running = select(Work.id).where(Work.kind == Kind.TRAINING, Work.state == WorkState.RUNNING)
+    try:
+        with servers.database.read() as session:
+            ids = sorted(session.exec(running))
+    except DATABASE_AWAY:
+        return None
     return dice.choice(ids) if ids else None
 
 

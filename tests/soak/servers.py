@@ -88,6 +88,7 @@ class Postgres:
                 os.kill(int(child), signal.SIGKILL)
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+        until(lambda: not Path(f"/proc/{pid}").exists(), what="the end of PostgreSQL")
 
     def start(self) -> None:
         for _ in range(20):
