@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 
 from anyio import CapacityLimiter, to_thread
 
@@ -19,6 +19,7 @@ from models.states import WorkState
 TICK_S = 0.5
 LEAST_TICK_S = 0.05  # between two looks, however many wake-ups come
 BATCH = 500  # items of one query
+LAST_S = 5.0  # for the parts of the watcher to end
 READERS = 4  # threads for replays: a thousand clients that come back at once leave threads to the other requests
 
 log = get_logger(__name__)
@@ -70,7 +71,7 @@ class Hub:
         finally:
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.wait(tasks, timeout=LAST_S)
             self._close()
 
     async def _watch(self) -> None:
@@ -87,10 +88,9 @@ class Hub:
                 await self._woken(TICK_S - LEAST_TICK_S)
 
     async def _woken(self, within_s: float) -> None:
-        try:
-            await asyncio.wait_for(self._wake.wait(), within_s)
-        except TimeoutError:
-            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_s):  # `wait_for` of Python 3.11 may swallow a cancellation
+                await self._wake.wait()
 
     async def _close_when(self, stopping: asyncio.Event) -> None:
         await stopping.wait()
