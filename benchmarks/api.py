@@ -21,7 +21,7 @@ import statistics
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -49,8 +49,14 @@ class Figures:
     """What one round of one arm came to; memory in MB."""
 
     submitted: Submitted
+    cpu_s: float
     memory_before: float
     memory_after: float
+
+    @property
+    def cpu_ms(self) -> float:
+        """Return the server's processor time for each submission; what followers cost is in it."""
+        return self.cpu_s / len(self.submitted.ids) * 1000
 
     def quantile_ms(self, ratio: float) -> float:
         """Return a quantile of the time to an answer."""
@@ -96,9 +102,14 @@ def run(databases: Sqlite | Postgres, redis_url: str, size: Size, *, rounds: int
 
 
 async def _submit(server: Server, path: str, size: Size) -> Figures:
-    before = server.resident_mb()
+    memory_before, cpu_s = server.resident_mb(), server.cpu_s()
     submitted = await submit(server.port, path, jobs=size.jobs, clients=size.clients)
-    return Figures(submitted=submitted, memory_before=before, memory_after=server.resident_mb())
+    return Figures(
+        submitted=submitted,
+        cpu_s=server.cpu_s() - cpu_s,
+        memory_before=memory_before,
+        memory_after=server.resident_mb(),
+    )
 
 
 async def _followed(server: Server, size: Size, crowd: Followers, writers: Writers) -> Figures:
@@ -109,7 +120,7 @@ async def _followed(server: Server, size: Size, crowd: Followers, writers: Write
     last_seqs = await asyncio.to_thread(writers.finish)
     await crowd.end(within_s=LAST_ITEMS_S)
     assert crowd.num_gapless(last_seqs) == crowd.num_followers, "a follower missed an item, or saw one twice"
-    return Figures(submitted=figures.submitted, memory_before=before, memory_after=figures.memory_after)
+    return replace(figures, memory_before=before)
 
 
 def _check_rows(database: Database, ids: list[str]) -> None:
@@ -130,7 +141,9 @@ def _check_rows(database: Database, ids: list[str]) -> None:
 def _report(name: str, figures: dict[str, list[Figures]]) -> None:
     """Print the medians of the rounds, and each arm's rate beside the bare one's of the same round."""
     print(f"\n{name}")
-    print(f"  {'':15} {'per s':>7} {'of bare':>8} {'p50 ms':>7} {'p95 ms':>7} {'memory before':>14} {'after':>6}")
+    print(
+        f"  {'':15} {'per s':>7} {'of bare':>8} {'p50 ms':>7} {'p95 ms':>7} {'CPU ms':>7} {'memory before':>14} {'after':>6}"
+    )
     for arm, rounds in figures.items():
         ratios = [
             mine.submitted.per_s / other.submitted.per_s for mine, other in zip(rounds, figures["bare"], strict=True)
@@ -139,6 +152,7 @@ def _report(name: str, figures: dict[str, list[Figures]]) -> None:
             f"  {arm:15} {statistics.median(f.submitted.per_s for f in rounds):7.0f} {statistics.median(ratios):8.2f} "
             f"{statistics.median(f.quantile_ms(0.5) for f in rounds):7.0f} "
             f"{statistics.median(f.quantile_ms(0.95) for f in rounds):7.0f} "
+            f"{statistics.median(f.cpu_ms for f in rounds):7.2f} "
             f"{statistics.median(f.memory_before for f in rounds):11.0f} MB "
             f"{statistics.median(f.memory_after for f in rounds):6.0f}"
         )

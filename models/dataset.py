@@ -1,6 +1,7 @@
 """Data sets: what was uploaded, and what validation made of it."""
 
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -106,8 +107,15 @@ def hold(session: Session, dataset_id: str, *, project: str, alone: bool = False
     at the same moment see each other: the second waits, then reads what the first has committed. (On SQLite a writing
     transaction is alone anyway.)
     """
-    query = _shown(project).where(Dataset.id == dataset_id)
-    return session.exec(query.with_for_update(of=Dataset, read=not alone, key_share=not alone)).first()
+    found = session.execute(_held(alone=alone), {"project": project, "id": dataset_id}).first()
+    return None if found is None else (found[0], found[1])
+
+
+@cache
+def _held(*, alone: bool) -> Select[Dataset, Work]:
+    """Made once: to put it together takes as long as to run it."""
+    query = _shown(sa.bindparam("project", type_=sa.String)).where(col(Dataset.id) == sa.bindparam("id"))
+    return query.with_for_update(of=Dataset, read=not alone, key_share=not alone)
 
 
 def page(session: Session, *, project: str, before: str | None, limit: int) -> list[tuple[Dataset, Work]]:
@@ -128,6 +136,6 @@ def delete(session: Session, dataset_id: str) -> None:
     record(session, dataset_id, deleted_at=utc_now())
 
 
-def _shown(project: str) -> Select[Dataset, Work]:
+def _shown(project: str | sa.BindParameter[str]) -> Select[Dataset, Work]:
     query = select(Dataset, Work).join(Work, col(Work.id) == Dataset.id)
-    return query.where(Dataset.project == project, col(Dataset.deleted_at).is_(None))
+    return query.where(col(Dataset.project) == project, col(Dataset.deleted_at).is_(None))

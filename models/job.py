@@ -1,11 +1,12 @@
 """Jobs: what was asked, what it resolved to, how far it is."""
 
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
 from sqlmodel import Field, Session, SQLModel, col, func, select
-from sqlmodel.sql.expression import Select
+from sqlmodel.sql.expression import Select, SelectOfScalar
 
 from core.clock import utc_now
 from core.db import UtcDateTime
@@ -130,18 +131,24 @@ def queue_position(session: Session, work: Work) -> int | None:
     """Return how many pieces of work are claimed before this one, plus one; None when it does not wait."""
     if work.state is not WorkState.QUEUED:
         return None
-    ahead = (
+    place = {"queue": work.queue, "priority": work.priority, "id": work.id}
+    return int(session.connection().execute(_ahead(), place).scalar_one()) + 1
+
+
+@cache
+def _ahead() -> SelectOfScalar[int]:
+    """Made once: to put it together takes longer than to run it."""
+    priority = sa.bindparam("priority", type_=sa.Integer)
+    earlier = sa.and_(col(Work.priority) == priority, col(Work.id) < sa.bindparam("id"))
+    return (
         select(func.count())
         .select_from(Work)
         .where(
-            Work.queue == work.queue,
-            Work.state == WorkState.QUEUED,
-            sa.or_(
-                col(Work.priority) > work.priority, sa.and_(col(Work.priority) == work.priority, col(Work.id) < work.id)
-            ),
+            col(Work.queue) == sa.bindparam("queue"),
+            col(Work.state) == WorkState.QUEUED,
+            sa.or_(col(Work.priority) > priority, earlier),
         )
     )
-    return session.exec(ahead).one() + 1
 
 
 def count_by_state(session: Session) -> dict[WorkState, int]:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 
 from anyio import CapacityLimiter, to_thread
 
@@ -86,10 +86,9 @@ class Hub:
                 await self._woken(TICK_S - LEAST_TICK_S)
 
     async def _woken(self, within_s: float) -> None:
-        try:
-            await asyncio.wait_for(self._wake.wait(), within_s)
-        except TimeoutError:
-            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_s):  # `wait_for` of Python 3.11 may swallow a cancellation
+                await self._wake.wait()
 
     async def _close_when(self, stopping: asyncio.Event) -> None:
         await stopping.wait()

@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 
 from api.jobs.logs import Encoded, Framing
 from models.states import EventKind, WorkState
@@ -90,10 +91,9 @@ class Tail:
 
     async def changed(self, *, within_s: float) -> None:
         """Wait for the next change, or for that long. Whoever looked before without waiting in between misses none."""
-        try:
-            await asyncio.wait_for(self._changed.wait(), within_s)
-        except TimeoutError:
-            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_s):  # `wait_for` of Python 3.11 may swallow a cancellation
+                await self._changed.wait()
 
     def _announce(self) -> None:
         self._changed.set()

@@ -312,3 +312,19 @@ def test_a_client_that_names_an_item_that_is_not_there_yet_gets_only_what_comes_
 def test_an_api_that_is_stopped_right_after_its_start_ends(client):
     """A cancel that reached redis-py while it connected was swallowed, and the process hung."""
     del client  # nothing was asked; its end is the test
+
+
+def test_a_watcher_that_is_woken_at_the_moment_it_is_told_to_end_ends(hub, monkeypatch):
+    """`asyncio.wait_for` of Python 3.11 swallowed the cancellation, and the API never came to its end."""
+    monkeypatch.setattr(hubs, "LEAST_TICK_S", 0.0)
+
+    async def scenario():
+        watcher = asyncio.create_task(hub._watch())
+        await asyncio.sleep(0.05)  # it waits for its next tick by now
+        hub._wake.set()
+        await asyncio.sleep(0)
+        watcher.cancel()
+        done, _ = await asyncio.wait({watcher}, timeout=10)
+        assert done
+
+    asyncio.run(asyncio.wait_for(scenario(), 30))
