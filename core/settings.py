@@ -54,6 +54,14 @@ class Settings(BaseSettings):
         60.0, ge=0, description="how long a child may take to stop for a pause; it saves after the step under way"
     )
     stop_term_s: float = Field(10.0, ge=0, description="how long it may take after SIGTERM, before SIGKILL")
+    janitor_grace_s: float = Field(
+        24 * 3600.0,
+        ge=0,
+        description="age from which an object that no row names is removed; work in flight is younger",
+    )
+    checkpoint_keep_days: float = Field(
+        7.0, ge=0, description="how long a job that failed or was cancelled keeps its checkpoints for a retry"
+    )
     max_attempts: int = Field(
         3, ge=1, description="attempts in a row that may be lost, or fail for want of storage, without a step gained"
     )

@@ -1,4 +1,7 @@
-"""The objects that rows name, by their keys. Images are named by the tables of data sets, not by rows."""
+"""The objects that rows name: by key for a backup, by prefix for the janitor.
+
+Images are named by the tables of data sets, not by rows.
+"""
 
 from sqlmodel import Session, col, select
 
@@ -8,19 +11,34 @@ from models.archive import Archive
 from models.checkpoint import Checkpoint
 from models.dataset import Dataset
 from models.job import Job
+from models.upload import Upload
 
 
 def keys(session: Session) -> list[str]:
     """Return the key that stands for each thing with objects: the manifest of a folder, the file of anything else."""
     found = [f"{adapter.prefix}/{MANIFEST_FILE}" for adapter in session.exec(select(Adapter))]
     found += [f"{checkpoint.prefix}/{MANIFEST_FILE}" for checkpoint in session.exec(select(Checkpoint))]
-    for dataset in session.exec(select(Dataset).where(col(Dataset.deleted_at).is_(None))):
+    for dataset in datasets_of(session):
         found += _of_dataset(dataset)
     archived = select(Job).where(col(Job.archived_seq).is_not(None), col(Job.deleted_at).is_(None))
     found += [
         Archive(job_id=job.id, project=job.project, seq=job.archived_seq or 0).key for job in session.exec(archived)
     ]
     return found
+
+
+def prefixes(session: Session) -> set[str]:
+    """Return the prefixes below which everything is named by a row, and the keys that are named one by one."""
+    found = {adapter.prefix for adapter in session.exec(select(Adapter))}
+    found |= {checkpoint.prefix for checkpoint in session.exec(select(Checkpoint))}
+    found |= {dataset.prefix for dataset in datasets_of(session)}
+    found |= {upload.prefix for upload in session.exec(select(Upload))}
+    return found | {key for key in keys(session) if "/log-" in key}
+
+
+def datasets_of(session: Session) -> list[Dataset]:
+    """Return the data sets that were not deleted, of every project."""
+    return list(session.exec(select(Dataset).where(col(Dataset.deleted_at).is_(None))))
 
 
 def _of_dataset(dataset: Dataset) -> list[str]:

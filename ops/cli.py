@@ -1,5 +1,7 @@
 """The `lensmith` command: the machine's own verbs here, the SDK's commands mounted beside them."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,6 +82,15 @@ def restore_command(
     typer.echo(
         f"{settings.data_dir} is restored; {num_queued} jobs and validations are queued again. Start it with `lensmith up`."
     )
+
+
+@app.command("janitor")
+def janitor_command(
+    *, dry_run: Annotated[bool, typer.Option("--dry-run", help="only tell what would go")] = False
+) -> None:
+    """Remove stored objects that no row names; the service does it every day."""
+    command = [sys.executable, "-m", "worker.janitor", *(["--dry-run"] if dry_run else [])]
+    raise typer.Exit(subprocess.run(command, check=False).returncode)  # noqa: S603 - our own module
 
 
 @app.command("version")

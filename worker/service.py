@@ -4,6 +4,7 @@ import os
 import platform
 import socket
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -23,6 +24,7 @@ from models.states import Kind
 from models.worker import Worker
 from worker.app import app
 from worker.archive import archive_logs
+from worker.janitor import clean, forget_checkpoints
 from worker.kinds import Rooms
 from worker.runner import Slot
 from worker.sources import Sources
@@ -32,6 +34,7 @@ from worker.uploads import sweep_uploads
 from worker.validation import Validation
 
 SILENT_S = 3600.0
+JANITOR_EVERY_S = 24 * 3600.0  # the first time after an hour
 
 log = get_logger(__name__)
 
@@ -42,6 +45,7 @@ class Service:
     def __init__(self, queue: Queue, settings: Settings, *, beat: bool) -> None:
         settings.layout.make()
         self._settings = settings
+        self._queue = queue
         self._database = Database(settings.resolved_database_url)
         self._storage = Storage.from_url(settings.resolved_storage_url)
         rooms = Rooms(self._database, self._storage, settings.layout)
@@ -63,6 +67,7 @@ class Service:
         )
         self._expiry = expiry.Expiry(lease_s=settings.lease_s, confirm_s=2 * settings.heartbeat_s)
         self._sweeping = threading.Lock()
+        self._janitor_due_s = time.monotonic() + JANITOR_EVERY_S / 24
         self._left = threading.Event()
         # Two threads: to ring with a broker that hangs takes seconds, and a worker that does not beat looks dead.
         self._heart = self._thread("worker-heartbeat", self._beat, every_s=settings.heartbeat_s)
@@ -122,6 +127,10 @@ class Service:
         sweep_uploads(self._database, self._storage)
         archive_logs(self._database, self._storage, keep_days=self._settings.log_keep_days)
         sweep_staging(self._database, self._settings.layout)
+        forget_checkpoints(self._database, self._storage, keep_days=self._settings.checkpoint_keep_days)
+        if self._queue is Queue.CPU and time.monotonic() >= self._janitor_due_s:
+            self._janitor_due_s = time.monotonic() + JANITOR_EVERY_S
+            clean(self._database, self._storage, grace_s=self._settings.janitor_grace_s)
 
     def _beat(self) -> None:
         with self._database.write() as session:
