@@ -9,7 +9,7 @@ from sqlmodel.sql.expression import Select
 
 from core.clock import utc_now
 from core.db import UtcDateTime
-from models.states import TERMINAL, Kind, WorkState
+from models.states import TERMINAL, WorkState
 from models.work import DEFAULT_PROJECT, Work
 
 
@@ -73,8 +73,22 @@ def get(session: Session, job_id: str, *, project: str) -> tuple[Job, Work] | No
     return session.exec(_shown(project).where(Job.id == job_id)).first()
 
 
+def hold(session: Session, job_id: str, *, project: str) -> tuple[Job, Work] | None:
+    """Return a job and its work, with the work's row held until the transaction ends: nobody else moves it meanwhile."""
+    of_id = select(Work.id).where(Work.id == job_id)
+    if session.exec(of_id.with_for_update(key_share=True)).first() is None:
+        return None
+    return get(session, job_id, project=project)  # a statement of its own: it sees what was committed before the lock
+
+
 def page(
-    session: Session, *, project: str, before: str | None, limit: int, state: WorkState | None = None
+    session: Session,
+    *,
+    project: str,
+    before: str | None,
+    limit: int,
+    state: WorkState | None = None,
+    batch_id: str | None = None,
 ) -> list[tuple[Job, Work]]:
     """Return jobs, newest first, older than the id `before`."""
     query = _shown(project)
@@ -82,6 +96,8 @@ def page(
         query = query.where(Job.id < before)
     if state is not None:
         query = query.where(Work.state == state)
+    if batch_id is not None:
+        query = query.where(Job.batch_id == batch_id)
     return list(session.exec(query.order_by(col(Job.id).desc()).limit(limit)).all())
 
 
@@ -111,8 +127,14 @@ def queue_position(session: Session, work: Work) -> int | None:
 
 def count_by_state(session: Session) -> dict[WorkState, int]:
     """Return the number of jobs in each state that has any."""
-    query = select(Work.state, func.count()).where(Work.kind == Kind.TRAINING).group_by(col(Work.state))
+    query = select(Work.state, func.count()).join(Job, col(Job.id) == Work.id).where(col(Job.deleted_at).is_(None))
+    query = query.group_by(col(Work.state))
     return {WorkState(state): count for state, count in session.exec(query)}
+
+
+def delete(session: Session, job_id: str) -> None:
+    """Hide a job from everything that looks for one; its adapter stays."""
+    record(session, job_id, deleted_at=utc_now())
 
 
 def record(session: Session, job_id: str, **values: Any) -> None:

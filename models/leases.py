@@ -22,7 +22,6 @@ LONGEST_WAIT_S = 1200.0  # before a failed attempt is followed by another
 RELEASED: dict[str, Any] = {"lease_owner": None, "lease_until_s": None, "phase": None}
 
 _PAUSING = frozenset({WorkState.PAUSING})
-ENDING = frozenset({WorkState.CANCELLING, WorkState.CANCELLED})
 
 _OUTCOMES = {
     WorkState.SUCCEEDED: AttemptOutcome.SUCCEEDED,
@@ -125,23 +124,4 @@ def give_back(session: Session, claimed: Claim, *, reason: str) -> bool:
         return False
     note(session, claimed.work_id, f"Given back: {reason}", state=WorkState.QUEUED)
     close_attempt(session, claimed.work_id, AttemptOutcome.GIVEN_BACK)
-    return True
-
-
-def cancel(session: Session, work_id: str) -> WorkState | None:
-    """Ask for the end of a piece of work; return the state it came to, None if it has ended already."""
-    for _ in range(2):  # a give-back may come between
-        if withdraw(session, work_id):
-            return WorkState.CANCELLED
-        if transition(session, work_id, WorkState.CANCELLING):
-            note(session, work_id, "Cancel requested.", state=WorkState.CANCELLING)
-            return WorkState.CANCELLING
-    return None
-
-
-def withdraw(session: Session, work_id: str) -> bool:
-    """Cancel a piece of work that no worker holds; False: one does, or it has ended."""
-    if not transition(session, work_id, WorkState.CANCELLED, unless=LEASED, finished_at=utc_now()):
-        return False
-    note(session, work_id, "Cancelled.", state=WorkState.CANCELLED)
     return True

@@ -8,9 +8,9 @@ from api.text import is_id
 from core.errors import Conflict, NotFound, WorkFailed
 from core.logs import get_logger
 from core.storage import Storage
+from models import control
 from models import dataset as datasets
 from models import job as jobs
-from models import leases
 from models.dataset import Dataset
 from models.states import TERMINAL
 
@@ -40,7 +40,7 @@ def _delete(session: Session, dataset_id: str, *, project: str) -> Dataset:
     users = jobs.unended_of(session, dataset_id)
     if users:
         raise Conflict(_in_use(users), jobs=users)
-    if work.state not in TERMINAL and not leases.withdraw(session, dataset_id):
+    if work.state not in TERMINAL and not control.withdraw(session, dataset_id):
         raise Conflict(
             f"A worker validates the data set. Delete it when GET /datasets/{dataset_id} says ready or failed.",
             state=work.state.value,

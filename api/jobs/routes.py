@@ -6,37 +6,42 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from fastapi.sse import EventSourceResponse
 
-from api.base_models.names import check_base_model
 from api.documents import problems
 from api.idempotency import Answer, KeyHeader, fingerprint, once
-from api.jobs import logs, service
-from api.jobs.schemas import MAX_SEQ, JobCreate, JobRead, LogPage, LogQuery, read_item
+from api.jobs import actions, batches, logs, records, service
+from api.jobs.log_pages import read_page
+from api.jobs.schemas import MAX_SEQ, JobBody, JobClone, JobRead, LogPage, LogQuery, read_item
 from api.listing import Cursor, Limit, Page, paged
 from api.services import ProjectDep, ServicesDep
-from core.errors import Conflict, Invalid, NotFound
+from api.text import ID_PATTERN
+from core.errors import Conflict, InFlight, Invalid, NotFound
 from core.queue import Queue
-from models import event
 from models import job as jobs
 from models.states import EventKind, WorkState
 
 NDJSON_TYPE = "application/x-ndjson"
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
+router.include_router(batches.router)  # before `/{job_id}`, which would take `batch` for an id
+router.include_router(actions.router)
+router.include_router(records.router)
 
 
-@router.post("", status_code=202, response_model=JobRead, responses=problems(Conflict))
+@router.post("", status_code=202, response_model=JobRead, responses=problems(Conflict, InFlight))
 def create_job(
-    body: JobCreate, request: Request, services: ServicesDep, project: ProjectDep, key: KeyHeader = None
+    body: JobBody, request: Request, services: ServicesDep, project: ProjectDep, key: KeyHeader = None
 ) -> Response:
-    """Accept a fine-tuning job. It is stored before this answers; a worker claims it, with or without the broker."""
+    """Accept a fine-tuning job. It is stored before this answers; a worker claims it, with or without the broker.
+
+    With `clone_of` it begins with what another job was made with, and only what differs is given.
+    """
     _refuse_questions(request)
-    check_base_model(body.base_model)
     answer: Answer = once(
         services,
         request,
         project=project,
         key=key,
-        content=fingerprint(body.model_dump(mode="json")),
+        content=fingerprint(body.model_dump(mode="json", exclude_unset=isinstance(body, JobClone))),
         make=lambda session: service.create(session, body, project=project),
     )
     if not answer.replayed:
@@ -51,10 +56,11 @@ def list_jobs(
     limit: Limit = 20,
     cursor: Cursor = None,
     state: Annotated[WorkState | None, Query(description="only jobs in this state")] = None,
+    batch: Annotated[str | None, Query(pattern=ID_PATTERN, description="only jobs of this batch")] = None,
 ) -> Page[JobRead]:
     """List jobs, newest first."""
     with services.database.read() as session:
-        rows = jobs.page(session, project=project, before=cursor, limit=limit + 1, state=state)
+        rows = jobs.page(session, project=project, before=cursor, limit=limit + 1, state=state, batch_id=batch)
         shown = service.show(session, rows)
     return paged(shown, limit=limit, read=lambda job: job, cursor=lambda job: job.id)
 
@@ -64,13 +70,6 @@ def get_job(job_id: str, services: ServicesDep, project: ProjectDep) -> JobRead:
     """Show a job as it stands."""
     with services.database.read() as session:
         return service.show(session, [service.find(session, job_id, project=project)])[0]
-
-
-@router.post("/{job_id}/cancel", responses=problems(NotFound, Conflict))
-def cancel_job(job_id: str, services: ServicesDep, project: ProjectDep) -> JobRead:
-    """Ask for the end of a job: at once when it waits; a running one is asked, then SIGTERM, then SIGKILL."""
-    with services.database.write() as session:
-        return service.cancel(session, job_id, project=project)
 
 
 @router.get(
@@ -91,18 +90,17 @@ def get_job_logs(
     framing = _framing(request.headers.get("accept", ""), follow=query.follow)
     with services.database.read() as session:
         service.find(session, job_id, project=project)
-        rows = [] if framing else event.page(session, job_id, after=query.after, limit=query.limit + 1, kinds=kinds)
     if framing is None:
-        shown = [read_item(row) for row in rows[: query.limit]]
-        page = LogPage(items=shown, next_cursor=shown[-1].seq if len(rows) > query.limit else None)
+        items, next_cursor = read_page(services, job_id, after=query.after, limit=query.limit, kinds=kinds)
+        page = LogPage(items=[read_item(item) for item in items], next_cursor=next_cursor)
         return Response(page.model_dump_json(), media_type="application/json")
     after = max(query.after, _last_event_id(request))
     wanted = logs.Follow(job_id=job_id, project=project, after=after, kinds=kinds)
-    items = logs.stream(request, services.database, wanted, framing)
+    stream = logs.stream(request, services.database, wanted, framing)
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
     if framing is logs.NDJSON:
-        return StreamingResponse(items, media_type=NDJSON_TYPE, headers=headers)
-    return EventSourceResponse(items, headers=headers)
+        return StreamingResponse(stream, media_type=NDJSON_TYPE, headers=headers)
+    return EventSourceResponse(stream, headers=headers)
 
 
 def _refuse_questions(request: Request) -> None:

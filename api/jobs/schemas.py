@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag, model_validator
 
 from api.base_models.names import BASE_NAMES, BaseName
 from api.text import Name, Plain
@@ -60,6 +60,39 @@ class JobCreate(BaseModel):
         return self
 
 
+class JobClone(BaseModel):
+    """A job like another one. What stands here is laid over what that was made with, and then read as any other job."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    clone_of: Plain = Field(max_length=64, description="the job to begin with")
+    base_model: Any = Field(None, description=BASE_NAMES)
+    dataset: Any = Field(None, description="a data set that is ready")
+    name: Any = Field(None, description="left out: the name of that job")
+    seed: Any = None
+    method: dict[str, Any] | None = None
+    hyperparameters: dict[str, Any] | None = Field(
+        None, description="to change from epochs to max_steps, give the other one as auto"
+    )
+    image: dict[str, Any] | None = None
+    resources: dict[str, Any] | None = None
+    priority: Any = None
+    metadata: dict[str, Any] | None = None
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """Return what the caller set."""
+        return self.model_dump(exclude={"clone_of"}, exclude_unset=True)
+
+
+def _kind_of_body(body: Any) -> str:
+    is_clone = "clone_of" in body if isinstance(body, dict) else isinstance(body, JobClone)
+    return "clone" if is_clone else "new"
+
+
+JobBody = Annotated[Annotated[JobCreate, Tag("new")] | Annotated[JobClone, Tag("clone")], Discriminator(_kind_of_body)]
+
+
 class JobProgress(BaseModel):
     """How far a running job is."""
 
@@ -114,6 +147,8 @@ class JobRead(BaseModel):
     base_model: str
     dataset: str
     dataset_digest: str
+    clone_of: str | None = Field(description="the job whose request this one began with")
+    batch: str | None = Field(description="the batch that it was made in")
     seed: int
     method: Method
     hyperparameters: JobHyperparameters
@@ -171,16 +206,17 @@ def read_job(job: Job, work: Work, *, adapter: str | None, queue_position: int |
     """Return a job's rows as the API shows them."""
     return JobRead(
         **job.model_dump(include={"id", "project", "name", "base_model", "dataset_digest", "seed", "settings"}),
-        **job.model_dump(include={"provenance", "metrics", "peak_memory_bytes", "created_at"}),
+        **job.model_dump(include={"clone_of", "provenance", "metrics", "peak_memory_bytes", "created_at"}),
         **work.model_dump(include={"state", "phase", "priority", "attempt", "started_at", "finished_at"}),
         dataset=job.dataset_id,
+        batch=job.batch_id,
         method=Method.model_validate(job.request["method"]),
         hyperparameters=show_hyperparameters(
             job.request["hyperparameters"], (job.settings or {}).get("hyperparameters", {})
         ),
         image=ImageOptions.model_validate(job.request["image"]),
         resources=Resources.model_validate(job.request.get("resources", {})),  # jobs made before there was a choice
-        progress=_progress(job),
+        progress=read_progress(job),
         adapter=adapter,
         failure=JobFailure.model_validate(work.failure) if work.failure else None,
         plan=None,
@@ -204,7 +240,8 @@ def show_hyperparameters(asked: dict[str, Any], settled: dict[str, Any]) -> JobH
     )
 
 
-def _progress(job: Job) -> JobProgress | None:
+def read_progress(job: Job) -> JobProgress | None:
+    """Return how far a job is; None when its run has told nothing yet."""
     if job.progress is None:
         return None
     return JobProgress.model_validate({name: job.progress.get(name) for name in JobProgress.model_fields})

@@ -7,7 +7,7 @@ import pytest
 
 from core.queue import Queue
 from core.storage import Storage
-from models import leases
+from models import control
 from models.dataset import Dataset
 from models.states import Kind, WorkState
 from models.work import Work
@@ -217,7 +217,7 @@ def test_a_cancel_ends_a_fetch(client, work, there, api_database):
     work.start()
     wait_for(lambda: there.asked, what="the request")
     with api_database.write() as session:
-        assert leases.cancel(session, made["id"]) is WorkState.CANCELLING
+        assert control.cancel(session, made["id"]) is WorkState.CANCELLING
 
     def state():
         with api_database.read() as session:

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from models import leases
+from models import control
 from models.states import WorkState
 from models.work import Work
 from tests.conftest import wait_for
@@ -115,7 +115,7 @@ def test_a_cancel_ends_a_fetch_from_the_hub(client, work, hub, api_database):  #
     work.start(**OPEN)
     wait_for(lambda: any(FILE in asked for asked in hub.asked), what="the question for the file")
     with api_database.write() as session:
-        assert leases.cancel(session, made["id"]) is WorkState.CANCELLING
+        assert control.cancel(session, made["id"]) is WorkState.CANCELLING
     wait_for(lambda: state_of(api_database, made["id"]) is WorkState.CANCELLED, what="the cancel")
 
 

@@ -9,7 +9,7 @@ from sqlmodel import col
 
 from core.db import NowS
 from core.queue import Queue
-from models import claims, event, expiry, leases
+from models import claims, control, event, expiry, leases
 from models.event import Item
 from models.states import TRANSITIONS, AttemptOutcome, EventKind, Kind, WorkState, sources
 from models.work import Work, attempts_of, transition
@@ -119,23 +119,23 @@ def test_work_given_back_costs_no_attempt(database, queued):
 def test_a_cancel_of_waiting_work_is_immediate_and_of_running_work_reaches_its_worker(database, queued):
     waiting = queued()
     with database.write() as session:
-        assert leases.cancel(session, waiting) is WorkState.CANCELLED
+        assert control.cancel(session, waiting) is WorkState.CANCELLED
     running = queued()
     held = claim(database)
     assert held.work_id == running
     with database.write() as session:
-        assert leases.cancel(session, running) is WorkState.CANCELLING
+        assert control.cancel(session, running) is WorkState.CANCELLING
         assert leases.heartbeat(session, held, lease_s=LEASE_S) is WorkState.CANCELLING
         assert not leases.finish(session, held, WorkState.SUCCEEDED), "a cancel that came first wins"
         assert leases.finish(session, held, WorkState.CANCELLED)
-        assert leases.cancel(session, running) is None, "what has ended cannot be cancelled"
+        assert control.cancel(session, running) is None, "what has ended cannot be cancelled"
 
 
 def test_cancelling_work_whose_worker_died_is_cancelled_by_the_sweep(database, queued):
     work_id = queued()
     claim(database)
     with database.write() as session:
-        leases.cancel(session, work_id)
+        control.cancel(session, work_id)
     expire(database, work_id)
     sweep(database)
     assert look(database, work_id).state is WorkState.CANCELLED
@@ -216,7 +216,7 @@ def test_a_holder_whose_lease_was_swept_can_neither_cancel_nor_revive_nor_requeu
     assert look(database, work_id).state is WorkState.QUEUED
     again = claim(database)
     with database.write() as session:
-        leases.cancel(session, work_id)
+        control.cancel(session, work_id)
     expire(database, work_id)
     sweep(database)
     with database.write() as session:

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from core.db import Database
 from core.queue import Queue
 from core.storage import Storage
-from models import event, leases
+from models import control, event
 from models.states import Kind, WorkState
 from models.work import Work, attempts_of, transition
 from ops.migrate import upgrade
@@ -177,7 +177,7 @@ def test_a_child_that_ignores_every_request_is_killed_and_gone(database, play):
     _, _, work_id = play("stubborn")
     pid = child_pid(database, work_id)
     with database.write() as session:
-        assert leases.cancel(session, work_id) is WorkState.CANCELLING
+        assert control.cancel(session, work_id) is WorkState.CANCELLING
     ends(database, work_id, WorkState.CANCELLED)
     assert not is_alive(pid)
 
@@ -186,7 +186,7 @@ def test_a_child_that_listens_stops_by_itself(database, play):
     _, _, work_id = play("polite")
     child_pid(database, work_id)
     with database.write() as session:
-        leases.cancel(session, work_id)
+        control.cancel(session, work_id)
     ends(database, work_id, WorkState.CANCELLED)
 
 
