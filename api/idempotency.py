@@ -2,7 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -12,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session
 
 from api.services import Services
-from core.errors import Invalid
+from core.errors import InFlight, Invalid, Problem
 from models import idempotency
 from models.idempotency import IdempotencyKey
 
@@ -25,6 +27,9 @@ KeyHeader = Annotated[
         description="sent again with the same body, the first answer comes back and nothing is made twice (24 hours)",
     ),
 ]
+
+_lock = threading.Lock()
+_in_flight: dict[tuple[str, str, str | None], int] = {}  # by database, project and key: the thread that answers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,24 +72,74 @@ def once(
     content: str,
     make: Callable[[Session], Answer],
 ) -> Answer:
-    """Make something in one transaction, together with its key; or give the stored answer back."""
+    """Make something in one transaction, together with its key; or give the stored answer back.
+
+    The key is looked for only when it is taken, or when nothing can be made: a key is nearly always new.
+
+    Raises:
+        InFlight: A request with this key is being answered at this moment, here or in another process.
+    """
+    if key is None:
+        with services.database.write() as session:
+            return make(session)
     route = _route(request)
-    for _ in range(2):
-        try:
-            with services.database.write() as session:
-                stored = idempotency.find(session, project=project, key=key) if key else None
-                if stored is not None:
-                    return _replay(stored, route, content)
-                if key:
-                    idempotency.forget_if_old(session, project=project, key=key)
-                answer = make(session)
-                if key:
+    with in_flight(services, project=project, key=key):
+        for _ in range(2):
+            try:
+                with services.database.write() as session:
+                    if not idempotency.hold(session, project=project, key=key):
+                        raise _being_answered(key)
+                    answer = make(session)
                     session.add(_row(answer, project, key, route, content))
                     session.flush()
-                return answer
-        except IntegrityError:  # the same key, at the same moment: the other one was first, so its answer is there now
-            continue
+                    return answer
+            except IntegrityError:  # the key is taken: its answer is there now, unless it is older than a day
+                stored = _stored(services, project=project, key=key, forget=True)
+            except Problem:  # what was made before may be gone, or full, by now; its answer is still that answer
+                stored = _stored(services, project=project, key=key)
+                if stored is None:
+                    raise
+            if stored is not None:
+                return _replay(stored, route, content)
     raise Invalid("This Idempotency-Key is in use by requests that contradict each other; use a fresh one.")
+
+
+@contextmanager
+def in_flight(services: Services, *, project: str, key: str | None) -> Iterator[None]:
+    """Be the only request with this key in this process. Costly work begins inside; its thread may enter again.
+
+    Other processes are kept out by the transaction that makes the row (`once`). Nothing of either outlives a crash.
+
+    Raises:
+        InFlight: Another request is.
+    """
+    entry, me = (services.database.url, project, key), threading.get_ident()
+    with _lock:
+        holder = _in_flight.get(entry)
+        if key is not None and holder is None:
+            _in_flight[entry] = me
+    if key is None or holder == me:
+        yield
+        return
+    if holder is not None:
+        raise _being_answered(key)
+    try:
+        yield
+    finally:
+        with _lock:
+            del _in_flight[entry]
+
+
+def _being_answered(key: str) -> InFlight:
+    return InFlight(f"A request with the Idempotency-Key {key!r} is being answered. Send it again in a moment.")
+
+
+def _stored(services: Services, *, project: str, key: str, forget: bool = False) -> IdempotencyKey | None:
+    """Return the answer of a key; with `forget`, an old one that was not swept yet is removed, so that the key is free."""
+    with services.database.write() if forget else services.database.read() as session:
+        if forget:
+            idempotency.forget_if_old(session, project=project, key=key)
+        return idempotency.find(session, project=project, key=key)
 
 
 def _route(request: Request) -> str:
