@@ -155,6 +155,18 @@ def _spread(bins: Sequence[Bin], mean: float, slope: float = 0.0) -> float:
     return sum(each.examples * (each.pace - mean - slope * (each.at - centre)) ** 2 for each in bins)
 
 
+def _spreads(bins: Sequence[Bin]) -> list[float]:
+    """Return the weighted sum of squares of the first bin, of the first two, and so on, each around its own mean."""
+    examples = seconds = spread = 0.0
+    spreads = []
+    for each in bins:
+        before = seconds / examples if examples else each.pace
+        examples, seconds = examples + each.examples, seconds + each.seconds
+        spread += each.examples * (each.pace - before) * (each.pace - seconds / examples)  # Welford
+        spreads.append(spread)
+    return spreads
+
+
 def _floor(bins: Sequence[Bin]) -> float:
     """Return the least sum of squares that is believed."""
     return sum(each.examples for each in bins) * (_FLOOR * _mean(bins)) ** 2
@@ -164,8 +176,9 @@ def _last_level(bins: list[Bin]) -> list[Bin]:
     """Return the bins since the pace last changed at once: two levels explain them far better than one, or a line."""
     if len(bins) < 2 * _MIN_LEVEL_BINS:
         return bins
+    forwards, backwards = _spreads(bins), _spreads(bins[::-1])
     splits = range(_MIN_LEVEL_BINS, len(bins) - _MIN_LEVEL_BINS + 1)
-    spreads = {at: _spread(bins[:at], _mean(bins[:at])) + _spread(bins[at:], _mean(bins[at:])) for at in splits}
+    spreads = {at: forwards[at - 1] + backwards[len(bins) - at - 1] for at in splits}
     best = min(spreads, key=spreads.__getitem__)
     rest, floor = max(spreads[best], _floor(bins)), _floor(bins)
     explained = (_spread(bins, _mean(bins)) - rest) / (rest / (len(bins) - 2))
