@@ -8,7 +8,7 @@ from sqlmodel import Field, Session, SQLModel, col, func, select
 from sqlmodel.sql.expression import Select
 
 from core.clock import utc_now
-from core.db import UtcDateTime
+from core.db import NowS, UtcDateTime
 from models.states import TERMINAL, Kind, WorkState
 from models.work import DEFAULT_PROJECT, Work
 
@@ -132,7 +132,9 @@ def merge_metrics(
     """Keep the last figure of each name, what of it is progress, and how far the log tells it."""
     job = session.get_one(Job, job_id)
     job.metrics = (job.metrics or {}) | data
-    job.progress = (job.progress or {}) | {name: data[name] for name in progress_names if name in data} | told
+    heard = {name: data[name] for name in progress_names if name in data}
+    at = {"at": session.execute(select(NowS())).scalar_one()} if "eta_s" in heard else {}  # what is left counts from then
+    job.progress = (job.progress or {}) | heard | told | at
     session.add(job)
     session.flush()
 

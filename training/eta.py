@@ -10,7 +10,7 @@ within 15 % of what is truly left, as long as
 - single steps scatter by s around their pace, with s / sqrt(steps measured) up to 1.5 %,
 - the pace is steady; or grows in a line to 1.5 times over the run (for s up to 2 %, of 400 steps or more); or jumps once,
   and a twentieth of the steps has passed since,
-- a first evaluation that still lies ahead costs what was guessed, give or take a quarter.
+- a first evaluation that still lies ahead costs what was guessed, give or take a fifth.
 """
 
 import statistics

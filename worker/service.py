@@ -18,9 +18,11 @@ from core.settings import Settings
 from core.storage import Storage
 from models import expiry, idempotency
 from models import worker as workers
+from models.claims import Offer
 from models.states import Kind
 from models.worker import Worker
 from worker.app import app
+from worker.capacity import num_gpus
 from worker.kinds import Rooms
 from worker.runner import Slot
 from worker.sources import Sources
@@ -44,13 +46,15 @@ class Service:
         rooms = Rooms(self._database, self._storage, settings.layout)
         shutdown = threading.Event()
         validation = Validation(rooms, Sources(settings), remote_images=settings.remote_images)
-        self._row = _describe(queue)
+        offer = Offer(gpus=num_gpus(), classes=settings.worker_class_names)
+        self._row = _describe(queue, offer)
         self.slot = Slot(
             queue,
             worker_id=self._row.id,
             database=self._database,
             settings=settings,
             shutdown=shutdown,
+            offer=offer,
             kinds={
                 Kind.VALIDATION: validation,
                 Kind.TRAINING: Training(rooms, feature_cache_bytes=settings.feature_cache_bytes),
@@ -133,14 +137,20 @@ class Service:
         return threading.Thread(target=repeat, name=name, daemon=True)
 
 
-def _describe(queue: Queue) -> Worker:
+def _describe(queue: Queue, offer: Offer) -> Worker:
     return Worker(
         id=new_id(Prefix.WORKER),
         queue=queue,
         host=socket.gethostname(),
         pid=os.getpid(),
         version=core.VERSION,
-        capacity={"slots": 1, "cores": os.cpu_count(), "machine": platform.machine()},
+        capacity={
+            "slots": 1,
+            "cores": os.cpu_count(),
+            "machine": platform.machine(),
+            "gpus": offer.gpus,
+            "classes": sorted(offer.classes),
+        },
         started_at_s=0.0,
         heartbeat_at_s=0.0,
     )

@@ -6,6 +6,7 @@ from sqlmodel import Session
 
 from api.datasets.access import ready
 from api.idempotency import Answer
+from api.jobs.needs import needs
 from api.jobs.schemas import JobCreate, JobRead, read_job
 from api.text import is_id
 from core.errors import Conflict, Invalid, NotFound
@@ -25,7 +26,16 @@ def create(session: Session, body: JobCreate, *, project: str) -> Answer:
     """Write the rows of a new job and return the answer; the caller commits and rings."""
     dataset = _ready_dataset(session, body.dataset, project=project)
     assert dataset.digest is not None
-    work = Work(id=new_id(Prefix.JOB), project=project, kind=Kind.TRAINING, queue=Queue.GPU, priority=body.priority)
+    needed = needs(body.resources, body.hyperparameters, dataset.splits)
+    work = Work(
+        id=new_id(Prefix.JOB),
+        project=project,
+        kind=Kind.TRAINING,
+        queue=Queue.GPU,
+        priority=body.priority,
+        gpus=needed.gpus,
+        resource_class=needed.resource_class,
+    )
     job = Job(
         id=work.id,
         project=project,
@@ -36,6 +46,7 @@ def create(session: Session, body: JobCreate, *, project: str) -> Answer:
         seed=body.seed,
         request=body.model_dump(mode="json", include={"method", "hyperparameters", "image", "resources"}),
         labels=body.metadata,
+        planned_examples=needed.planned_examples,
     )
     session.add(work)
     session.flush()

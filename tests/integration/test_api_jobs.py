@@ -34,7 +34,7 @@ def test_a_job_is_accepted_with_its_place_and_its_defaults(client, ready_dataset
 
 def test_the_resources_that_a_job_asks_for_come_back(client, ready_dataset):
     job = create(client, resources={"gpus": 2, "parallelism": "fsdp"}).json()
-    assert job["resources"] == {"gpus": 2, "num_processes": "auto", "parallelism": "fsdp"}
+    assert job["resources"] == {"gpus": 2, "num_processes": "auto", "parallelism": "fsdp", "class": None}
     assert client.get(f"/jobs/{job['id']}").json()["resources"] == job["resources"]
 
 

@@ -48,7 +48,10 @@ class Run:
             can_pack=True,
         )
         assert self.schedule.steps_per_epoch == self.steps_per_epoch
-        self.num_validation = round(2 * self.evaluation * self.schedule.num_examples)
+        guess = random.Random(self.seed).uniform(0.9, 1.1)  # how far the guess of the first is from its cost
+        self.num_validation = max(1, round(2 * self.evaluation * guess * self.schedule.num_examples))
+        if not self.evaluation:
+            self.num_validation = 0
         self.eta = Eta(self.schedule, num_validation=self.num_validation, clock=lambda: self.now)
 
     def told(self):
@@ -180,3 +183,14 @@ def test_checkpoints_that_cost_a_part_of_the_run_are_counted(seed):
     draw = random.Random(seed)
     run = Run(draw.randint(300, 1500), 100, checkpoint=draw.uniform(0, 4) * 8, noise=draw.uniform(0, 0.04), seed=seed)
     assert not run.misses(since=0.2)
+
+
+def test_time_in_an_evaluation_does_not_slow_the_rate():
+    run = Run(20, 5, evaluation=1)
+    run.told()
+    assert run.eta.examples_per_s == pytest.approx(1.0)
+
+
+def test_before_the_first_step_nothing_is_known():
+    run = Run(20, 5)
+    assert (run.eta.remaining_s, run.eta.examples_per_s) == (None, None)
