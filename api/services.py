@@ -6,6 +6,7 @@ from typing import Annotated
 import httpx2
 from fastapi import Depends, Request
 
+from api.jobs.estimates import Estimates
 from core.cache import CacheFolder
 from core.db import Database
 from core.queue import Doorbell, make_celery
@@ -27,14 +28,17 @@ class Services:
     thumbnails: CacheFolder
     doorbell: Doorbell
     serving: httpx2.AsyncClient
+    estimates: Estimates
 
     @classmethod
     def of(cls, settings: Settings) -> "Services":
         """Open everything that `settings` names; nothing is contacted yet."""
         settings.layout.make()
+        database = Database(settings.resolved_database_url)
         return cls(
             settings=settings,
-            database=Database(settings.resolved_database_url),
+            database=database,
+            estimates=Estimates(database, silent_s=3 * settings.heartbeat_s, project_bound=settings.project_jobs),
             storage=Storage.from_url(settings.resolved_storage_url),
             tables=CacheFolder(settings.layout.tables, max_bytes=settings.cache_bytes),
             thumbnails=CacheFolder(settings.layout.thumbnails, max_bytes=settings.cache_bytes),

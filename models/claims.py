@@ -7,8 +7,8 @@ time of the last day), then age. `api.jobs.forecast` simulates the same order.
 from dataclasses import dataclass
 
 import sqlalchemy as sa
-from sqlalchemy.sql.elements import ColumnElement
-from sqlmodel import Session, col, select
+from sqlalchemy.sql.elements import ColumnElement, SQLColumnExpression
+from sqlmodel import Session, col
 
 from core.clock import utc_now
 from core.db import NowS, UtcDateTime
@@ -120,7 +120,7 @@ def device_time(queue: Queue) -> sa.Subquery:
     )
 
 
-def is_available(at_s: ColumnElement[float]) -> ColumnElement[bool]:
+def _is_available(at_s: SQLColumnExpression[float]) -> ColumnElement[bool]:
     """Tell whether work may be claimed: nothing waits longer than the longest wait, unless the clock was set back."""
     return sa.or_(at_s <= NowS(), at_s > NowS() + LONGEST_WAIT_S)
 
@@ -135,13 +135,13 @@ def _next(queue: Queue, offer: Offer, project_bound: int) -> sa.Select[tuple[str
     used = device_time(queue)
     num_leased = sa.func.coalesce(leased.c.num, 0)
     waiting = (
-        select(Work.id)
+        sa.select(col(Work.id))
         .outerjoin(leased, leased.c.project == col(Work.project))
         .outerjoin(used, used.c.project == col(Work.project))
         .where(
-            Work.queue == queue,
-            Work.state == WorkState.QUEUED,
-            is_available(col(Work.available_at_s)),
+            col(Work.queue) == queue,
+            col(Work.state) == WorkState.QUEUED,
+            _is_available(col(Work.available_at_s)),
             col(Work.gpus) <= offer.gpus,
             sa.or_(col(Work.resource_class).is_(None), col(Work.resource_class).in_(sorted(offer.classes))),
         )

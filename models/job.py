@@ -133,7 +133,9 @@ def merge_metrics(
     job = session.get_one(Job, job_id)
     job.metrics = (job.metrics or {}) | data
     heard = {name: data[name] for name in progress_names if name in data}
-    at = {"at": session.execute(select(NowS())).scalar_one()} if "eta_s" in heard else {}  # what is left counts from then
+    at = (
+        {"at": session.execute(select(NowS())).scalar_one()} if "eta_s" in heard else {}
+    )  # what is left counts from then
     job.progress = (job.progress or {}) | heard | told | at
     session.add(job)
     session.flush()

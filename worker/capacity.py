@@ -12,8 +12,8 @@ def num_gpus(*, driver: Path = _GPUS, devices: Path = _DEVICES) -> int:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         names = [name.strip() for name in visible.split(",")]
-        bad = next((at for at, name in enumerate(names) if name in ("", "-1")), len(names))
-        return bad  # CUDA ignores what stands behind a name that it does not know
+        # CUDA ignores what stands behind a name that it does not know.
+        return next((at for at, name in enumerate(names) if name in ("", "-1")), len(names))
     if driver.is_dir():
         return sum(1 for _ in driver.iterdir())
     return sum(1 for device in devices.glob("nvidia[0-9]*") if device.name.removeprefix("nvidia").isdigit())

@@ -1,11 +1,12 @@
 """The rules of jobs: what may be made, what may be cancelled."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sqlmodel import Session
 
 from api.datasets.access import ready
 from api.idempotency import Answer
+from api.jobs.estimates import NOTHING, Expectation
 from api.jobs.needs import needs
 from api.jobs.schemas import JobCreate, JobRead, read_job
 from api.text import is_id
@@ -18,7 +19,7 @@ from models import event, leases
 from models import job as jobs
 from models.dataset import Dataset
 from models.job import Job
-from models.states import Kind
+from models.states import Kind, WorkState
 from models.work import Work
 
 
@@ -53,7 +54,8 @@ def create(session: Session, body: JobCreate, *, project: str) -> Answer:
     session.add(job)
     session.flush()
     event.note(session, work.id, "Queued.", state=work.state)
-    read = read_job(job, work, adapter=None, queue_position=jobs.queue_position(session, work))
+    expected = Expectation(queue_position=jobs.queue_position(session, work))
+    read = read_job(job, work, adapter=None, expected=expected)
     return Answer(status=202, body=read.model_dump(mode="json"), location=f"/jobs/{job.id}")
 
 
@@ -65,13 +67,26 @@ def find(session: Session, job_id: str, *, project: str) -> tuple[Job, Work]:
     return found
 
 
-def show(session: Session, rows: Sequence[tuple[Job, Work]]) -> list[JobRead]:
-    """Return jobs with what lies in other tables."""
+def show(
+    session: Session, rows: Sequence[tuple[Job, Work]], expected: Mapping[str, Expectation] | None = None
+) -> list[JobRead]:
+    """Return jobs with what lies in other tables, and what was forecast of them."""
     made = adapters.of_jobs(session, [job.id for job, _ in rows])
     return [
-        read_job(job, work, adapter=made.get(job.id), queue_position=jobs.queue_position(session, work))
+        read_job(job, work, adapter=made.get(job.id), expected=_expected(session, work, (expected or {}).get(job.id)))
         for job, work in rows
     ]
+
+
+def _expected(session: Session, work: Work, forecast: Expectation | None) -> Expectation:
+    """Return what still holds of a forecast: the row may be younger."""
+    if work.state is WorkState.QUEUED:
+        if forecast is not None and forecast.queue_position is not None:
+            return forecast
+        return Expectation(queue_position=jobs.queue_position(session, work))
+    if work.state is WorkState.RUNNING and forecast is not None:
+        return Expectation(estimated_finish=forecast.estimated_finish)
+    return NOTHING
 
 
 def cancel(session: Session, job_id: str, *, project: str) -> JobRead:

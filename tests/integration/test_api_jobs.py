@@ -29,7 +29,7 @@ def test_a_job_is_accepted_with_its_place_and_its_defaults(client, ready_dataset
     job = answer.json()
     assert answer.headers["location"] == f"/jobs/{job['id']}"
     assert (job["state"], job["queue_position"], job["metadata"]) == ("queued", 1, {"team": "a"})
-    assert client.get(answer.headers["location"]).json() == job
+    assert client.get(answer.headers["location"]).json() == job | {"waiting_for": "no worker of the queue is running"}
 
 
 def test_the_resources_that_a_job_asks_for_come_back(client, ready_dataset):
