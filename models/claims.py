@@ -101,7 +101,7 @@ def claim(
     return Claim(work_id=work_id, project=project, kind=kind, fence=fence, attempt=attempt)
 
 
-def device_time(queue: Queue) -> sa.Subquery:
+def device_time(queue: Queue) -> sa.CTE:
     """Return the seconds that each project's attempts on a queue took of the last day, by the database's clock."""
     now = sa.select(NowS().label("now_s")).cte("clock")
     ended = sa.func.coalesce(col(Attempt.ended_s), now.c.now_s)
@@ -116,7 +116,8 @@ def device_time(queue: Queue) -> sa.Subquery:
         .join(now, sa.true())
         .where(col(Work.queue) == queue, is_recent)
         .group_by(col(Attempt.project))
-        .subquery("used")
+        .cte("used")
+        .prefix_with("MATERIALIZED", dialect="postgresql")
     )
 
 
@@ -125,12 +126,13 @@ def _is_available(at_s: SQLColumnExpression[float]) -> ColumnElement[bool]:
     return sa.or_(at_s <= NowS(), at_s > NowS() + LONGEST_WAIT_S)
 
 
-def _next(queue: Queue, offer: Offer, project_bound: int) -> sa.Select[tuple[str]]:
+def _next(queue: Queue, offer: Offer, project_bound: int) -> sa.Select[str]:
     leased = (
         sa.select(col(Work.project), sa.func.count().label("num"))
         .where(col(Work.queue) == queue, col(Work.state).in_(LEASED))
         .group_by(col(Work.project))
-        .subquery("leased")
+        .cte("leased")
+        .prefix_with("MATERIALIZED", dialect="postgresql")  # else its planner counts again for every row
     )
     used = device_time(queue)
     num_leased = sa.func.coalesce(leased.c.num, 0)

@@ -84,8 +84,8 @@ def look(session: Session, queue: Queue, *, silent_s: float) -> Snapshot:
     return Snapshot(
         waiting=waiting,
         running=running,
-        workers={worker_id: capacity for worker_id, capacity in workers},
-        used_s={project: seconds for project, seconds in session.execute(sa.select(used.c.project, used.c.used_s))},
+        workers={row.id: row.capacity for row in workers},
+        used_s={row.project: row.used_s for row in session.execute(sa.select(used.c.project, used.c.used_s))},
     )
 
 
