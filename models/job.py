@@ -9,7 +9,7 @@ from sqlmodel import Field, Session, SQLModel, col, func, select
 from sqlmodel.sql.expression import Select, SelectOfScalar
 
 from core.clock import utc_now
-from core.db import UtcDateTime
+from core.db import NowS, UtcDateTime
 from models.states import TERMINAL, WorkState
 from models.work import DEFAULT_PROJECT, Work
 
@@ -169,7 +169,11 @@ def merge_metrics(
     """Keep the last figure of each name, what of it is progress, and how far the log tells it."""
     job = session.get_one(Job, job_id)
     job.metrics = (job.metrics or {}) | data
-    job.progress = (job.progress or {}) | {name: data[name] for name in progress_names if name in data} | told
+    heard = {name: data[name] for name in progress_names if name in data}
+    at = (
+        {"at": session.execute(select(NowS())).scalar_one()} if "eta_s" in heard else {}
+    )  # what is left counts from then
+    job.progress = (job.progress or {}) | heard | told | at
     session.add(job)
     session.flush()
 

@@ -20,10 +20,12 @@ from core.storage import Storage
 from core.wakeups import Publisher
 from models import expiry, idempotency
 from models import worker as workers
+from models.claims import Offer
 from models.states import Kind
 from models.worker import Worker
 from worker.app import app
 from worker.archive import archive_logs
+from worker.capacity import num_gpus
 from worker.janitor import clean, forget_checkpoints
 from worker.kinds import Rooms
 from worker.runner import Slot
@@ -49,17 +51,17 @@ class Service:
         self._database = Database(settings.resolved_database_url)
         self._storage = Storage.from_url(settings.resolved_storage_url)
         rooms = Rooms(self._database, self._storage, settings.layout)
-        shutdown = threading.Event()
         validation = Validation(rooms, Sources(settings), remote_images=settings.remote_images)
-        self._row = _describe(queue)
+        offer = Offer(gpus=num_gpus(), classes=settings.worker_class_names)
+        self._row = _describe(queue, offer)
         self._publisher = Publisher(settings.redis_url)
         self.slot = Slot(
             queue,
             worker_id=self._row.id,
             database=self._database,
             settings=settings,
-            shutdown=shutdown,
             wake=self._publisher.publish,
+            offer=offer,
             kinds={
                 Kind.VALIDATION: validation,
                 Kind.TRAINING: Training(rooms, feature_cache_bytes=settings.feature_cache_bytes),
@@ -153,14 +155,20 @@ class Service:
         return threading.Thread(target=repeat, name=name, daemon=True)
 
 
-def _describe(queue: Queue) -> Worker:
+def _describe(queue: Queue, offer: Offer) -> Worker:
     return Worker(
         id=new_id(Prefix.WORKER),
         queue=queue,
         host=socket.gethostname(),
         pid=os.getpid(),
         version=core.VERSION,
-        capacity={"slots": 1, "cores": os.cpu_count(), "machine": platform.machine()},
+        capacity={
+            "slots": 1,
+            "cores": os.cpu_count(),
+            "machine": platform.machine(),
+            "gpus": offer.gpus,
+            "classes": sorted(offer.classes),
+        },
         started_at_s=0.0,
         heartbeat_at_s=0.0,
     )

@@ -61,7 +61,7 @@ def list_jobs(
     """List jobs, newest first."""
     with services.database.read() as session:
         rows = jobs.page(session, project=project, before=cursor, limit=limit + 1, state=state, batch_id=batch)
-        shown = service.show(session, rows)
+        shown = service.show(session, rows, services.estimates.now())
     return paged(shown, limit=limit, read=lambda job: job, cursor=lambda job: job.id)
 
 
@@ -69,7 +69,8 @@ def list_jobs(
 def get_job(job_id: str, services: ServicesDep, project: ProjectDep) -> JobRead:
     """Show a job as it stands."""
     with services.database.read() as session:
-        return service.show(session, [service.find(session, job_id, project=project)])[0]
+        found = service.find(session, job_id, project=project)
+        return service.show(session, [found], services.estimates.now())[0]
 
 
 @router.get(

@@ -1,13 +1,14 @@
 """What a job looks like on the wire."""
 
-from datetime import datetime, timedelta
+from dataclasses import asdict
+from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag, model_validator
 
 from api.base_models.names import BASE_NAMES, BaseName
+from api.jobs.estimates import Expectation
 from api.text import Name, Plain
-from core.clock import utc_now
 from core.errors import FailureCode
 from core.events import Phase
 from models.event import Event
@@ -168,8 +169,10 @@ class JobRead(BaseModel):
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
-    queue_position: int | None
+    queue_position: int | None = Field(description="1: the next that is claimed")
+    estimated_start: datetime | None = Field(description="null where the length of what runs before is not known")
     estimated_finish: datetime | None
+    waiting_for: str | None = Field(description="what must change before any worker takes the job; null: its turn")
 
 
 class LogQuery(BaseModel):
@@ -202,7 +205,7 @@ class LogPage(BaseModel):
     next_cursor: int | None
 
 
-def read_job(job: Job, work: Work, *, adapter: str | None, queue_position: int | None) -> JobRead:
+def read_job(job: Job, work: Work, *, adapter: str | None, expected: Expectation) -> JobRead:
     """Return a job's rows as the API shows them."""
     return JobRead(
         **job.model_dump(include={"id", "project", "name", "base_model", "dataset_digest", "seed", "settings"}),
@@ -221,8 +224,7 @@ def read_job(job: Job, work: Work, *, adapter: str | None, queue_position: int |
         failure=JobFailure.model_validate(work.failure) if work.failure else None,
         plan=None,
         metadata=job.labels,
-        queue_position=queue_position,
-        estimated_finish=_estimated_finish(job, work),
+        **asdict(expected),
     )
 
 
@@ -245,10 +247,3 @@ def read_progress(job: Job) -> JobProgress | None:
     if job.progress is None:
         return None
     return JobProgress.model_validate({name: job.progress.get(name) for name in JobProgress.model_fields})
-
-
-def _estimated_finish(job: Job, work: Work) -> datetime | None:
-    eta_s = (job.progress or {}).get("eta_s")
-    if work.state is not WorkState.RUNNING or eta_s is None:
-        return None
-    return utc_now() + timedelta(seconds=eta_s)

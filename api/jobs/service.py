@@ -1,6 +1,6 @@
 """The rules of jobs: what may be made, and from what."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlmodel import Session
@@ -8,6 +8,8 @@ from sqlmodel import Session
 from api.base_models.names import check_base_model
 from api.datasets.access import ready
 from api.idempotency import Answer
+from api.jobs.estimates import NOTHING, Expectation
+from api.jobs.needs import needs
 from api.jobs.schemas import JobClone, JobCreate, JobRead, read_job
 from api.text import NAME_CHARS, is_id
 from core.db import insert, values_of
@@ -21,7 +23,7 @@ from models import event
 from models import job as jobs
 from models.dataset import Dataset
 from models.job import Job
-from models.states import Kind
+from models.states import Kind, WorkState
 from models.work import Work
 
 ASKED = ("method", "hyperparameters", "image", "resources")  # of a request, kept together in one column
@@ -35,7 +37,8 @@ def create(session: Session, body: JobCreate | JobClone, *, project: str) -> Ans
     check_base_model(body.base_model)
     dataset = ready_dataset(session, body.dataset, project=project)
     job, work = make_job(session, body, dataset, project=project, clone_of=clone_of)
-    read = read_job(job, work, adapter=None, queue_position=jobs.queue_position(session, work))
+    expected = Expectation(queue_position=jobs.queue_position(session, work))
+    read = read_job(job, work, adapter=None, expected=expected)
     return Answer(status=202, body=read.model_dump(mode="json"), location=f"/jobs/{job.id}")
 
 
@@ -51,7 +54,16 @@ def make_job(
 ) -> tuple[Job, Work]:
     """Write the rows of one job over a data set that is held; every new job is made here."""
     assert dataset.digest is not None
-    work = Work(id=new_id(Prefix.JOB), project=project, kind=Kind.TRAINING, queue=Queue.GPU, priority=body.priority)
+    needed = needs(body.resources, body.hyperparameters, dataset.splits)
+    work = Work(
+        id=new_id(Prefix.JOB),
+        project=project,
+        kind=Kind.TRAINING,
+        queue=Queue.GPU,
+        priority=body.priority,
+        gpus=needed.gpus,
+        resource_class=needed.resource_class,
+    )
     job = Job(
         id=work.id,
         project=project,
@@ -65,6 +77,7 @@ def make_job(
         clone_of=clone_of,
         batch_id=batch_id,
         overrides=overrides,
+        planned_examples=needed.planned_examples,
     )
     event.begin(session, work, "Queued.", state=work.state)
     insert(session, Job, values_of(job))
@@ -114,13 +127,26 @@ def hold(session: Session, job_id: str, *, project: str) -> tuple[Job, Work]:
     return _there(jobs.hold(session, job_id, project=project) if is_id(job_id) else None, job_id)
 
 
-def show(session: Session, rows: Sequence[tuple[Job, Work]]) -> list[JobRead]:
-    """Return jobs with what lies in other tables."""
+def show(
+    session: Session, rows: Sequence[tuple[Job, Work]], expected: Mapping[str, Expectation] | None = None
+) -> list[JobRead]:
+    """Return jobs with what lies in other tables, and what was forecast of them."""
     made = adapters.of_jobs(session, [job.id for job, _ in rows])
     return [
-        read_job(job, work, adapter=made.get(job.id), queue_position=jobs.queue_position(session, work))
+        read_job(job, work, adapter=made.get(job.id), expected=_expected(session, work, (expected or {}).get(job.id)))
         for job, work in rows
     ]
+
+
+def _expected(session: Session, work: Work, forecast: Expectation | None) -> Expectation:
+    """Return what still holds of a forecast: the row may be younger."""
+    if work.state is WorkState.QUEUED:
+        if forecast is not None and forecast.queue_position is not None:
+            return forecast
+        return Expectation(queue_position=jobs.queue_position(session, work))
+    if work.state is WorkState.RUNNING and forecast is not None:
+        return Expectation(estimated_finish=forecast.estimated_finish)
+    return NOTHING
 
 
 def _there(found: tuple[Job, Work] | None, job_id: str) -> tuple[Job, Work]:

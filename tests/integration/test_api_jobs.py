@@ -29,12 +29,12 @@ def test_a_job_is_accepted_with_its_place_and_its_defaults(client, ready_dataset
     job = answer.json()
     assert answer.headers["location"] == f"/jobs/{job['id']}"
     assert (job["state"], job["queue_position"], job["metadata"]) == ("queued", 1, {"team": "a"})
-    assert client.get(answer.headers["location"]).json() == job
+    assert client.get(answer.headers["location"]).json() == job | {"waiting_for": "no worker of the queue is running"}
 
 
 def test_the_resources_that_a_job_asks_for_come_back(client, ready_dataset):
     job = create(client, resources={"gpus": 2, "parallelism": "fsdp"}).json()
-    assert job["resources"] == {"gpus": 2, "num_processes": "auto", "parallelism": "fsdp"}
+    assert job["resources"] == {"gpus": 2, "num_processes": "auto", "parallelism": "fsdp", "class": None}
     assert client.get(f"/jobs/{job['id']}").json()["resources"] == job["resources"]
 
 
