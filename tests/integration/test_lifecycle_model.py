@@ -262,6 +262,20 @@ class Lifecycle(RuleBasedStateMachine):
             assert expiry.sweep(session, max_attempts=MAX_ATTEMPTS, over=over).expired == (job.id,)
         job.lose()
 
+    @precondition(lambda self: any(job.state == "running" for job in self.jobs))
+    @rule(which=WHICH, count=st.integers(1, 2))
+    def wake_after_another_has_the_job(self, which, count):
+        stale = [claim for claim in self.claims if self.holds(claim)]
+        self.kill_the_worker(which)
+        self.claim()
+        for claim in stale:
+            back = len(self.claims) - 1 - self.claims.index(claim)
+            self.heartbeat(back)
+            self.write(back, count)
+            for end in WORKERS:
+                if not self.holds(claim):
+                    self._end(claim, end)
+
     @rule()
     def sweep(self):
         with self.database.write() as session:
