@@ -156,7 +156,7 @@ class Servers:
     def children(self) -> dict[str, list[int]]:
         """Return the training children of each worker."""
         return {
-            name: [pid for pid in _children(self.parts[name].pid) if "training.run" in _command(pid)]
+            name: [pid for pid in _children(self.parts[name].pid) if "training.run" in command_of(pid)]
             for name in WORKERS
         }
 
@@ -201,9 +201,9 @@ class Servers:
         """Return the processes that know our data directory and still run."""
         mark = str(self.settings.data_dir)
         return [
-            f"{path.name}: {_command(int(path.name))}"
+            f"{path.name}: {command_of(int(path.name))}"
             for path in Path("/proc").iterdir()
-            if path.name.isdigit() and int(path.name) != os.getpid() and mark in _command(int(path.name))
+            if path.name.isdigit() and int(path.name) != os.getpid() and mark in command_of(int(path.name))
         ]
 
 
@@ -226,8 +226,16 @@ def _children(pid: int) -> list[int]:
     return found
 
 
-def _command(pid: int) -> str:
+def command_of(pid: int) -> str:
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     except OSError:
         return ""
+
+
+def is_ending(pid: int) -> bool:
+    """Tell whether a process is gone but for its parent, which may be frozen and cannot reap it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
