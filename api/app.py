@@ -18,7 +18,6 @@ from api.datasets import token_counts as dataset_tokens
 from api.datasets.sources import SourceRequest, UploadedRequest
 from api.infer import routes as infer
 from api.infer.schemas import InferRequest
-from api.jobs import batch_routes, views
 from api.jobs import routes as jobs
 from api.services import Services
 from api.uploads import routes as uploads
@@ -80,9 +79,7 @@ def create_app(settings: Settings) -> FastAPI:
         dataset_preview.router,
         dataset_tokens.router,
         uploads.make_router(settings),
-        batch_routes.router,
         jobs.router,
-        views.router,
         adapters.router,
         infer.make_router(settings),
         base_models.router,

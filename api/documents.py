@@ -38,7 +38,10 @@ class ProblemDocument(BaseModel):
 def problems(*kinds: type[Problem]) -> dict[int | str, dict[str, Any]]:
     """Return the `responses=` of an endpoint that may refuse like this."""
     content = {PROBLEM_TYPE: {"schema": {"$ref": REFERENCE.format(model=ProblemDocument.__name__)}}}
-    return {kind.status: {"description": kind.title, "content": content} for kind in kinds}
+    titles: dict[int, list[str]] = {}
+    for kind in kinds:
+        titles.setdefault(kind.status, []).append(kind.title)
+    return {status: {"description": " or ".join(said), "content": content} for status, said in titles.items()}
 
 
 class DocumentedApp(HttpApp):

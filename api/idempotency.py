@@ -2,7 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -14,7 +16,7 @@ from sqlmodel import Session
 from api.services import Services
 from core.clock import utc_now
 from core.db import insert
-from core.errors import Invalid, Problem
+from core.errors import InFlight, Invalid, Problem
 from models import idempotency
 from models.idempotency import IdempotencyKey
 
@@ -27,6 +29,9 @@ KeyHeader = Annotated[
         description="sent again with the same body, the first answer comes back and nothing is made twice (24 hours)",
     ),
 ]
+
+_lock = threading.Lock()
+_in_flight: dict[tuple[str, str, str | None], int] = {}  # by database, project and key: the thread that answers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,26 +77,62 @@ def once(
     """Make something in one transaction, together with its key; or give the stored answer back.
 
     The key is looked for only when it is taken, or when nothing can be made: a key is nearly always new.
+
+    Raises:
+        InFlight: A request with this key is being answered at this moment, here or in another process.
     """
     if key is None:
         with services.database.write() as session:
             return make(session)
     route = _route(request)
-    for _ in range(2):
-        try:
-            with services.database.write() as session:
-                answer = make(session)
-                insert(session, IdempotencyKey, _row(answer, project, key, route, content))
-                return answer
-        except IntegrityError:  # the key is taken: its answer is there now, unless it is older than a day
-            stored = _stored(services, project=project, key=key, forget=True)
-        except Problem:  # what was made before may be gone, or full, by now; its answer is still that answer
-            stored = _stored(services, project=project, key=key)
-            if stored is None:
-                raise
-        if stored is not None:
-            return _replay(stored, route, content)
+    with in_flight(services, project=project, key=key):
+        for _ in range(2):
+            try:
+                with services.database.write() as session:
+                    if not idempotency.hold(session, project=project, key=key):
+                        raise _being_answered(key)
+                    answer = make(session)
+                    insert(session, IdempotencyKey, _row(answer, project, key, route, content))
+                    return answer
+            except IntegrityError:  # the key is taken: its answer is there now, unless it is older than a day
+                stored = _stored(services, project=project, key=key, forget=True)
+            except Problem:  # what was made before may be gone, or full, by now; its answer is still that answer
+                stored = _stored(services, project=project, key=key)
+                if stored is None:
+                    raise
+            if stored is not None:
+                return _replay(stored, route, content)
     raise Invalid("This Idempotency-Key is in use by requests that contradict each other; use a fresh one.")
+
+
+@contextmanager
+def in_flight(services: Services, *, project: str, key: str | None) -> Iterator[None]:
+    """Be the only request with this key in this process. Costly work begins inside; its thread may enter again.
+
+    Other processes are kept out by the transaction that makes the row (`once`). Nothing of either outlives a crash.
+
+    Raises:
+        InFlight: Another request is.
+    """
+    entry, me = (services.database.url, project, key), threading.get_ident()
+    with _lock:
+        holder = _in_flight.get(entry)
+        if key is not None and holder is None:
+            _in_flight[entry] = me
+    if key is None or holder == me:
+        yield
+        return
+    if holder is not None:
+        raise _being_answered(key)
+    try:
+        yield
+    finally:
+        with _lock:
+            del _in_flight[entry]
+
+
+def _being_answered(key: str) -> InFlight:
+    return InFlight(f"A request with the Idempotency-Key {key!r} is being answered. Send it again in a moment.")
 
 
 def _stored(services: Services, *, project: str, key: str, forget: bool = False) -> IdempotencyKey | None:

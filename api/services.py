@@ -7,6 +7,7 @@ import httpx2
 from fastapi import Depends, Request
 from fastapi.concurrency import run_in_threadpool
 
+from api.jobs.estimates import Estimates
 from api.jobs.hub import Hub
 from core.cache import CacheFolder
 from core.db import Database
@@ -34,6 +35,7 @@ class Services:
     hub: Hub
     doorbell: Ringer
     serving: httpx2.AsyncClient
+    estimates: Estimates
 
     @classmethod
     def of(cls, settings: Settings) -> "Services":
@@ -44,6 +46,7 @@ class Services:
         return cls(
             settings=settings,
             database=database,
+            estimates=Estimates(database, silent_s=3 * settings.heartbeat_s, project_bound=settings.project_jobs),
             storage=storage,
             history=history,
             hub=Hub(database, history, redis_url=settings.redis_url),

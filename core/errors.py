@@ -6,6 +6,7 @@ LensmithError
 │   ├── ForeignHost       403  a Host header that is not ours (DNS rebinding)
 │   ├── NotFound          404  no such thing, or not yours
 │   ├── Conflict          409  it exists, but its state does not allow this
+│   ├── InFlight          409  the same request, by its idempotency key, is being answered at this moment
 │   ├── TooLarge          413  the body is over the limit
 │   ├── Invalid           422  the payload is wrong; `errors` point at the fields
 │   ├── Busy              429  a queue is full; try again later
@@ -35,11 +36,12 @@ class FieldError:
 
 
 class Problem(LensmithError):
-    """A request that was refused. Subclasses fix status, title and slug."""
+    """A request that was refused. Subclasses fix status, title and slug, and after how long to ask again."""
 
     status: ClassVar[int] = 500
     title: ClassVar[str] = "Internal error"
     slug: ClassVar[str] = "internal"
+    retry_after_s: ClassVar[int | None] = None
 
     def __init__(self, detail: str, *, errors: tuple[FieldError, ...] = (), **extra: Any) -> None:
         super().__init__(detail)
@@ -92,6 +94,13 @@ class Conflict(Problem):
     status, title, slug = 409, "Conflict with the current state", "conflict"
 
 
+class InFlight(Problem):
+    """A request with this `Idempotency-Key` is being answered at this moment; sent again later, its answer comes back."""
+
+    status, title, slug = 409, "In flight", "in-flight"
+    retry_after_s = 1
+
+
 class TooLarge(Problem):
     """The body is larger than the server takes."""
 
@@ -113,12 +122,14 @@ class Busy(Problem):
     """A bounded queue is full."""
 
     status, title, slug = 429, "Busy", "busy"
+    retry_after_s = 5
 
 
 class Unavailable(Problem):
     """A part that this request needs does not answer."""
 
     status, title, slug = 503, "Temporarily unavailable", "unavailable"
+    retry_after_s = 5
 
 
 class TimedOut(Problem):
@@ -132,6 +143,7 @@ PROBLEMS: tuple[type[Problem], ...] = (
     ForeignHost,
     NotFound,
     Conflict,
+    InFlight,
     TooLarge,
     Invalid,
     Busy,

@@ -202,8 +202,8 @@ def not_json(line: int, column: int, why: str) -> Invalid:
 def problem_response(request: Request, problem: Problem) -> Response:
     """Return the response of a problem."""
     headers = {"WWW-Authenticate": "Bearer"} if problem.status == HTTPStatus.UNAUTHORIZED else {}
-    if problem.status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
-        headers["Retry-After"] = "5"
+    if problem.retry_after_s is not None:
+        headers["Retry-After"] = str(problem.retry_after_s)
     return _document(problem.document(request_id(request)), headers=headers)
 
 

@@ -54,6 +54,16 @@ class Settings(BaseSettings):
         60.0, ge=0, description="how long a child may take to stop for a pause; it saves after the step under way"
     )
     stop_term_s: float = Field(10.0, ge=0, description="how long it may take after SIGTERM, before SIGKILL")
+    janitor_grace_s: float = Field(
+        24 * 3600.0,
+        ge=0,
+        description="age from which an object that no row names is removed; work in flight is younger",
+    )
+    checkpoint_keep_days: float = Field(
+        7.0, ge=0, description="how long a job that failed or was cancelled keeps its checkpoints for a retry"
+    )
+    project_jobs: int = Field(0, ge=0, description="jobs of one project that run at once; 0: no bound")
+    worker_classes: str = Field("", description="what jobs may ask of this worker by name, with commas: 24gb,l4")
     max_attempts: int = Field(
         3, ge=1, description="attempts in a row that may be lost, or fail for want of storage, without a step gained"
     )
@@ -98,6 +108,11 @@ class Settings(BaseSettings):
     def source_bucket_names(self) -> frozenset[str]:
         """Return the buckets of `source_buckets`."""
         return frozenset(name.strip() for name in self.source_buckets.split(",") if name.strip())
+
+    @property
+    def worker_class_names(self) -> frozenset[str]:
+        """Return the classes of `worker_classes`."""
+        return frozenset(name.strip() for name in self.worker_classes.split(",") if name.strip())
 
     @property
     def layout(self) -> Layout:

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
@@ -49,6 +50,15 @@ class Stored:
     key: str
     sha256: str
     size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """An object in a listing."""
+
+    key: str
+    size_bytes: int
+    modified_at: datetime
 
 
 class Storage:
@@ -193,12 +203,26 @@ class Storage:
             raise _storage_failed(key, error) from error
         return True
 
+    def is_younger(self, key: str, than: datetime) -> bool:
+        """Tell whether an object has this name and was written after a moment."""
+        try:
+            return obstore.head(self._store, key)["last_modified"] > than
+        except FileNotFoundError:
+            return False
+        except (BaseError, OSError) as error:
+            raise _storage_failed(key, error) from error
+
     def keys(self, prefix: str) -> Iterator[str]:
         """Yield every key below a prefix."""
+        for entry in self.entries(prefix):
+            yield entry.key
+
+    def entries(self, prefix: str) -> Iterator[Entry]:
+        """Yield every object below a prefix."""
         try:
             for batch in obstore.list(self._store, prefix=prefix):
-                for entry in batch:
-                    yield entry["path"]
+                for found in batch:
+                    yield Entry(key=found["path"], size_bytes=found["size"], modified_at=found["last_modified"])
         except (BaseError, OSError) as error:
             raise _storage_failed(prefix, error) from error
 

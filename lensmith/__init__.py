@@ -11,13 +11,30 @@ It speaks HTTP and shares no code with the server.
 
 from lensmith.client import Client
 from lensmith.errors import ApiError, LensmithClientError, NotUploadable, Unreachable
-from lensmith.resources import Adapter, Answer, Dataset, Example, Job, LogItem, Preview, Upload
+from lensmith.resources import (
+    Adapter,
+    Answer,
+    Attempt,
+    Batch,
+    Checkpoint,
+    CurvePoint,
+    Dataset,
+    Example,
+    Job,
+    LogItem,
+    Preview,
+    Upload,
+)
 
 __all__ = [
     "Adapter",
     "Answer",
     "ApiError",
+    "Attempt",
+    "Batch",
+    "Checkpoint",
     "Client",
+    "CurvePoint",
     "Dataset",
     "Example",
     "Job",

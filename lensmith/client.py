@@ -2,29 +2,25 @@
 
 import json
 import os
-import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self, TypedDict, TypeVar, Unpack
+from typing import IO, Any, Self, TypedDict, Unpack
 
 import httpx2
-from pydantic import BaseModel
 
-from lensmith.errors import ApiError, Unreachable
+from lensmith.errors import ApiError
 from lensmith.folders import zipped
+from lensmith.jobs import Jobs
 from lensmith.paging import all_of
-from lensmith.resources import Adapter, Answer, Dataset, Example, Job, LogItem, Preview
-from lensmith.transport import MAX_FAILURES, Transport, is_passing
+from lensmith.resources import Adapter, Answer, Dataset, Example, Preview
+from lensmith.transport import Transport
 from lensmith.uploads import Progress, Uploads, patiently
+from lensmith.waiting import until
 
-POLL_S = 0.5
-RECONNECT_S = 1.0
 PARTS_FROM_BYTES = 64 * 1024 * 1024  # what is larger is sent in parts
-
-R = TypeVar("R", bound=BaseModel)
 
 
 class Client:
@@ -226,65 +222,7 @@ class Datasets:
 
     def wait(self, dataset_id: str) -> Dataset:
         """Wait until the validation has ended; look at `state`."""
-        return _wait(lambda: self.get(dataset_id), lambda dataset: dataset.state != "validating")
-
-
-class Jobs:
-    """`/jobs`."""
-
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
-
-    def create(self, *, base_model: str, dataset: str, **options: Any) -> Job:
-        """Make a job. `options`: name, seed, method, hyperparameters, image, resources, priority, metadata."""
-        return Job.model_validate(
-            self._transport.post("/jobs", json={"base_model": base_model, "dataset": dataset} | options)
-        )
-
-    def get(self, job_id: str) -> Job:
-        """Return a job."""
-        return Job.model_validate(self._transport.get(f"/jobs/{job_id}"))
-
-    def list(self, *, state: str | None = None) -> Iterator[Job]:
-        """Yield every job, newest first."""
-        return all_of(self._transport, "/jobs", Job, state=state)
-
-    def cancel(self, job_id: str) -> Job:
-        """Ask for the end of a job."""
-        return Job.model_validate(self._transport.post(f"/jobs/{job_id}/cancel"))
-
-    def logs(self, job_id: str, *, after: int = 0, kind: str | None = None) -> Iterator[LogItem]:
-        """Yield what the log holds now."""
-        while True:
-            page = self._transport.get(f"/jobs/{job_id}/logs", after=after, limit=1000, kind=kind)
-            yield from map(LogItem.model_validate, page["items"])
-            if page["next_cursor"] is None:
-                return
-            after = page["next_cursor"]
-
-    def follow(self, job_id: str, *, after: int = 0, kind: str | None = None) -> Iterator[LogItem]:
-        """Yield the log live until the job has ended. A broken connection is taken up again behind the last item."""
-        failures = 0
-        while True:
-            try:
-                with self._transport.events(
-                    f"/jobs/{job_id}/logs", after=after, **({"kind": kind} if kind else {})
-                ) as events:
-                    for event in events:
-                        if event.event == "end":
-                            return
-                        item = LogItem.model_validate_json(event.data)
-                        after, failures = item.seq, 0
-                        yield item
-            except (Unreachable, ApiError) as error:
-                failures += 1
-                if failures > MAX_FAILURES or not is_passing(error):
-                    raise
-            time.sleep(RECONNECT_S)
-
-    def wait(self, job_id: str) -> Job:
-        """Wait until a job has ended; look at `state`."""
-        return _wait(lambda: self.get(job_id), lambda job: job.has_ended)
+        return until(lambda: self.get(dataset_id), lambda dataset: dataset.state != "validating")
 
 
 class Adapters:
@@ -323,19 +261,3 @@ def _download(transport: Transport, path: str, target: Path) -> Path:
         for chunk in response.iter_bytes():
             out.write(chunk)
     return partial.replace(target)
-
-
-def _wait(look: Callable[[], R], is_done: Callable[[R], bool]) -> R:
-    failures = 0
-    while True:
-        try:
-            found = look()
-        except (Unreachable, ApiError) as error:
-            failures += 1
-            if failures > MAX_FAILURES or not is_passing(error):
-                raise
-        else:
-            failures = 0
-            if is_done(found):
-                return found
-        time.sleep(POLL_S if failures == 0 else RECONNECT_S)

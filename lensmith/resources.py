@@ -141,6 +141,8 @@ class Job(Resource):
     phase: str | None
     base_model: str
     dataset: str
+    clone_of: str | None = None
+    batch: str | None = None
     progress: dict[str, Any] | None
     metrics: dict[str, Any] | None
     attempt: int
@@ -155,6 +157,65 @@ class Job(Resource):
     def has_ended(self) -> bool:
         """Tell whether nothing more will happen by itself."""
         return self.state in ENDED
+
+
+class Attempt(_Value):
+    """One try at a job, with its own end."""
+
+    number: int
+    worker: str
+    outcome: str | None
+    failure: Failure | None
+    started_at: datetime
+    ended_at: datetime | None
+    resumed_step: int | None
+    first_seq: int
+    last_seq: int | None
+
+
+class Checkpoint(Resource):
+    """A checkpoint that a job can go on from."""
+
+    step: int
+    attempt: int
+    sha256: str
+    size_bytes: int
+    created_at: datetime
+
+
+class CurvePoint(_Value):
+    """The figures of one step."""
+
+    seq: int
+    at: datetime
+    attempt: int
+    step: int
+    epoch: float | None
+    figures: dict[str, float | int | None]
+
+
+class BatchJob(Resource):
+    """One job of a batch, and what it took of the grid."""
+
+    name: str
+    overrides: dict[str, Any]
+    state: str
+    progress: dict[str, Any] | None
+    metrics: dict[str, Any] | None
+    adapter: str | None
+
+
+class Batch(Resource):
+    """Jobs that were made together; in a list without them."""
+
+    name: str
+    grid: dict[str, list[Any]]
+    num_jobs: int
+    states: dict[str, int]
+    has_ended: bool
+    created_at: datetime
+    best: str | None = None
+    jobs: tuple[BatchJob, ...] = ()
 
 
 class LogItem(BaseModel):

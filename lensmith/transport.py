@@ -1,6 +1,7 @@
-"""HTTP as the SDK uses it: a key, problems as exceptions, idempotency keys, new tries of a refused connection."""
+"""HTTP as the SDK uses it: a key, problems as exceptions, idempotency keys, new tries of what is refused for a moment."""
 
 import os
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ TIMEOUT_S = 600.0
 CONNECT_RETRIES = 2
 MAX_FAILURES = 10  # in a row, before a server is given up
 PASSING = frozenset({502, 503, 504})  # of a server that restarts, or of the proxy before it
+IN_FLIGHT = "/problems/in-flight"  # the request came before, and is being answered
 LOST_REPLY = (httpx2.ReadError, httpx2.RemoteProtocolError)
 
 
@@ -81,8 +83,16 @@ class Transport:
         self._http.close()
 
     def _json(self, method: str, path: str, **request: Any) -> Any:
-        with translated():
-            return checked(self._http.request(method, path, **request)).json()
+        give_up_at = time.monotonic() + TIMEOUT_S
+        while True:
+            with translated():
+                response = self._http.request(method, path, **request)
+            try:
+                return checked(response).json()
+            except ApiError as error:
+                if error.document.get("type") != IN_FLIGHT or time.monotonic() > give_up_at:
+                    raise
+            time.sleep(float(response.headers.get("retry-after", "1")))
 
 
 @contextmanager

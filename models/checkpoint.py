@@ -8,7 +8,8 @@ from sqlmodel import Field, Session, SQLModel, col, select
 
 from core.clock import utc_now
 from core.db import UtcDateTime
-from models.work import DEFAULT_PROJECT
+from models.states import TERMINAL, WorkState
+from models.work import DEFAULT_PROJECT, Work
 
 NUM_KEPT = 2  # the newest, and one in case that it is damaged
 
@@ -61,3 +62,11 @@ def add(session: Session, checkpoint: Checkpoint) -> list[Checkpoint]:
 def forget(session: Session, checkpoints: Sequence[Checkpoint]) -> None:
     """Remove rows; their objects may go after the commit."""
     session.execute(sa.delete(Checkpoint).where(col(Checkpoint.id).in_([one.id for one in checkpoints])))
+
+
+def superfluous(session: Session, *, ended_before: datetime, limit: int) -> list[Checkpoint]:
+    """Return checkpoints that no attempt will need: of jobs that succeeded, or that ended otherwise long ago."""
+    query = select(Checkpoint).join(Work, col(Work.id) == Checkpoint.job_id)
+    ended_long_ago = sa.and_(col(Work.state).in_(TERMINAL), col(Work.finished_at) < ended_before)
+    query = query.where(sa.or_(col(Work.state) == WorkState.SUCCEEDED, ended_long_ago))
+    return list(session.exec(query.order_by(col(Checkpoint.id)).limit(limit)))

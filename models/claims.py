@@ -1,29 +1,67 @@
-"""Claims: which piece of work is next, and taking it under a lease."""
+"""Claims: which piece of work is next, and taking it under a lease.
+
+The order is priority, then fair share between projects (fewest leased pieces of work on the queue, then least device
+time of the last day), then age. `api.jobs.forecast` simulates the same order.
+"""
+
+from dataclasses import dataclass
 
 import sqlalchemy as sa
-from sqlmodel import Session, col, select
+from sqlalchemy.sql.elements import ColumnElement, SQLColumnExpression
+from sqlmodel import Session, col
 
 from core.clock import utc_now
 from core.db import NowS, UtcDateTime
 from core.queue import Queue
 from models.event import note
-from models.leases import Claim
-from models.states import WorkState
+from models.leases import LONGEST_WAIT_S, Claim
+from models.states import LEASED, WorkState
 from models.work import Attempt, Work
 
+SHARE_WINDOW_S = 86_400.0  # of the device time that counts for fair share
 
-def claim(session: Session, queue: Queue, *, worker_id: str, lease_s: float) -> Claim | None:
-    """Take the next piece of work of a queue, by priority and then by age; None when there is none."""
-    waiting = (
-        select(Work.id)
-        .where(Work.queue == queue, Work.state == WorkState.QUEUED, col(Work.available_at_s) <= NowS())
-        .order_by(col(Work.priority).desc(), col(Work.id))
-        .limit(1)
-        .with_for_update(skip_locked=True)
-    )
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """What a worker can take.
+
+    Attributes:
+        gpus: How many it has.
+        classes: Names of what it is; work that asks for a class is taken by a worker of that class only.
+    """
+
+    gpus: int = 0
+    classes: frozenset[str] = frozenset()
+
+
+NOTHING_SPECIAL = Offer()
+
+
+def claim(
+    session: Session,
+    queue: Queue,
+    *,
+    worker_id: str,
+    lease_s: float,
+    offer: Offer = NOTHING_SPECIAL,
+    project_bound: int = 0,
+) -> Claim | None:
+    """Take the next piece of work of a queue that the worker can do; None when there is none.
+
+    Args:
+        session: Of a writing transaction.
+        queue: Where to look.
+        worker_id: Who will hold the lease.
+        lease_s: How long it lasts without a heartbeat.
+        offer: What the worker can take.
+        project_bound: How many pieces of work of one project may be leased at once; 0: as many as there are workers.
+    """
+    _serialize(session, queue)
     taken = session.execute(
         sa.update(Work)
-        .where(col(Work.id) == waiting.scalar_subquery(), col(Work.state) == WorkState.QUEUED)
+        .where(
+            col(Work.id) == _next(queue, offer, project_bound).scalar_subquery(), col(Work.state) == WorkState.QUEUED
+        )
         .values(
             state=WorkState.RUNNING,
             fence=col(Work.fence) + 1,
@@ -61,3 +99,62 @@ def claim(session: Session, queue: Queue, *, worker_id: str, lease_s: float) -> 
     session.flush()
     note(session, work_id, f"Attempt {attempt} started.", fence=fence, state=WorkState.RUNNING, worker=worker_id)
     return Claim(work_id=work_id, project=project, kind=kind, fence=fence, attempt=attempt)
+
+
+def device_time(queue: Queue) -> sa.CTE:
+    """Return the seconds that each project's attempts on a queue took of the last day, by the database's clock."""
+    now = sa.select(NowS().label("now_s")).cte("clock")
+    ended = sa.func.coalesce(col(Attempt.ended_s), now.c.now_s)
+    since = now.c.now_s - SHARE_WINDOW_S
+    began = sa.case((col(Attempt.began_s) < since, since), else_=col(Attempt.began_s))
+    seconds = ended - began
+    is_recent = sa.or_(col(Attempt.ended_s) >= since, col(Attempt.ended_s).is_(None) & col(Attempt.ended_at).is_(None))
+    return (
+        sa.select(col(Attempt.project), sa.func.sum(sa.case((seconds > 0, seconds), else_=0.0)).label("used_s"))
+        .select_from(Attempt)
+        .join(Work, col(Work.id) == col(Attempt.work_id))
+        .join(now, sa.true())
+        .where(col(Work.queue) == queue, is_recent)
+        .group_by(col(Attempt.project))
+        .cte("used")
+        .prefix_with("MATERIALIZED", dialect="postgresql")
+    )
+
+
+def _is_available(at_s: SQLColumnExpression[float]) -> ColumnElement[bool]:
+    """Tell whether work may be claimed: nothing waits longer than the longest wait, unless the clock was set back."""
+    return sa.or_(at_s <= NowS(), at_s > NowS() + LONGEST_WAIT_S)
+
+
+def _next(queue: Queue, offer: Offer, project_bound: int) -> sa.Select[str]:
+    leased = (
+        sa.select(col(Work.project), sa.func.count().label("num"))
+        .where(col(Work.queue) == queue, col(Work.state).in_(LEASED))
+        .group_by(col(Work.project))
+        .cte("leased")
+        .prefix_with("MATERIALIZED", dialect="postgresql")  # else its planner counts again for every row
+    )
+    used = device_time(queue)
+    num_leased = sa.func.coalesce(leased.c.num, 0)
+    waiting = (
+        sa.select(col(Work.id))
+        .outerjoin(leased, leased.c.project == col(Work.project))
+        .outerjoin(used, used.c.project == col(Work.project))
+        .where(
+            col(Work.queue) == queue,
+            col(Work.state) == WorkState.QUEUED,
+            _is_available(col(Work.available_at_s)),
+            col(Work.gpus) <= offer.gpus,
+            sa.or_(col(Work.resource_class).is_(None), col(Work.resource_class).in_(sorted(offer.classes))),
+        )
+        .order_by(col(Work.priority).desc(), num_leased, sa.func.coalesce(used.c.used_s, 0.0), col(Work.id))
+        .limit(1)
+        .with_for_update(skip_locked=True, of=Work)
+    )
+    return waiting.where(num_leased < project_bound) if project_bound else waiting
+
+
+def _serialize(session: Session, queue: Queue) -> None:
+    """Let one claim of a queue end before the next looks: two at once would both see room below a project's bound."""
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtext(f"lensmith claim {queue}"))))

@@ -1,17 +1,29 @@
-"""What users ask of work: cancel, pause, resume, retry. Each is one conditional UPDATE, and a line of the log."""
+"""What a user asks of a piece of work: cancel, pause, resume, retry. Each is one conditional UPDATE and one sentence.
+
+A worker that holds the lease hears of it with its next heartbeat, and ends the work as `models.leases` says.
+"""
+
+from typing import Any
 
 from sqlmodel import Session
 
 from core.clock import utc_now
 from models.event import note
-from models.states import LEASED, WorkState
+from models.states import ACTIONS, LEASED, Action, WorkState
 from models.work import transition
 
-_ALL = frozenset(WorkState)
+# Of work that begins again: what its attempts came to so far counts no more.
+_AFRESH: dict[str, Any] = {
+    "failure": None,
+    "finished_at": None,
+    "lost_attempts": 0,
+    "failed_attempts": 0,
+    "available_at_s": 0.0,
+}
 
 
 def cancel(session: Session, work_id: str) -> WorkState | None:
-    """Ask for the end of a piece of work; return the state it came to, None where that cannot be asked."""
+    """Ask for the end of a piece of work; return the state it came to, None if it cannot be cancelled."""
     for _ in range(2):  # a give-back may come between
         if withdraw(session, work_id):
             return WorkState.CANCELLED
@@ -30,35 +42,23 @@ def withdraw(session: Session, work_id: str) -> bool:
 
 
 def pause(session: Session, work_id: str) -> bool:
-    """Ask a running piece of work to save and let go of its device; False: it does not run."""
-    if not transition(session, work_id, WorkState.PAUSING):
-        return False
-    note(session, work_id, "Pause requested.", state=WorkState.PAUSING)
-    return True
+    """Ask running work to save and to free its device; False: it does not run."""
+    return _ask(session, work_id, Action.PAUSE, WorkState.PAUSING, "Pause requested.")
 
 
 def resume(session: Session, work_id: str) -> bool:
-    """Queue what was paused; False: it is not paused."""
-    if not transition(session, work_id, WorkState.QUEUED, unless=_ALL - {WorkState.PAUSED}):
-        return False
-    note(session, work_id, "Resumed: queued again.", state=WorkState.QUEUED)
-    return True
+    """Queue paused work, which goes on from its last checkpoint; False: it is not paused."""
+    return _ask(session, work_id, Action.RESUME, WorkState.QUEUED, "Resumed; queued again.", available_at_s=0.0)
 
 
 def retry(session: Session, work_id: str) -> bool:
-    """Queue what failed or was cancelled, under the same id, for one more attempt; False: it did not end like this."""
-    moved = transition(
-        session,
-        work_id,
-        WorkState.QUEUED,
-        unless=_ALL - {WorkState.FAILED, WorkState.CANCELLED},
-        failure=None,
-        finished_at=None,
-        lost_attempts=0,
-        failed_attempts=0,
-        available_at_s=0.0,
-    )
-    if not moved:
+    """Queue work that failed or was cancelled, with all its attempts before it again; False: it did not end so."""
+    return _ask(session, work_id, Action.RETRY, WorkState.QUEUED, "Retried; queued again.", **_AFRESH)
+
+
+def _ask(session: Session, work_id: str, action: Action, target: WorkState, message: str, **values: Any) -> bool:
+    elsewhere = frozenset(WorkState) - ACTIONS[action].keys()
+    if not transition(session, work_id, target, unless=elsewhere, **values):
         return False
-    note(session, work_id, "Retried: queued again.", state=WorkState.QUEUED)
+    note(session, work_id, message, state=target)
     return True

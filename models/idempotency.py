@@ -27,6 +27,17 @@ class IdempotencyKey(SQLModel, table=True):
     created_at: datetime = Field(default_factory=utc_now, sa_type=UtcDateTime)
 
 
+def hold(session: Session, *, project: str, key: str) -> bool:
+    """Take a key until the transaction ends, however it ends; False: another process answers a request with it.
+
+    On SQLite a writing transaction is alone, so whoever comes second finds the answer.
+    """
+    if session.get_bind().dialect.name != "postgresql":
+        return True
+    name = sa.func.hashtextextended(f"idempotency/{project}/{key}", 0)
+    return bool(session.execute(sa.select(sa.func.pg_try_advisory_xact_lock(name))).scalar_one())
+
+
 def find(session: Session, *, project: str, key: str) -> IdempotencyKey | None:
     """Return the stored answer of a key that is not older than a day."""
     query = select(IdempotencyKey).where(IdempotencyKey.project == project, IdempotencyKey.key == key)

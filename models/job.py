@@ -9,8 +9,8 @@ from sqlmodel import Field, Session, SQLModel, col, func, select
 from sqlmodel.sql.expression import Select, SelectOfScalar
 
 from core.clock import utc_now
-from core.db import UtcDateTime
-from models.states import TERMINAL, Kind, WorkState
+from core.db import NowS, UtcDateTime
+from models.states import TERMINAL, WorkState
 from models.work import DEFAULT_PROJECT, Work
 
 
@@ -82,6 +82,14 @@ def get(session: Session, job_id: str, *, project: str) -> tuple[Job, Work] | No
     return session.exec(_shown(project).where(Job.id == job_id)).first()
 
 
+def hold(session: Session, job_id: str, *, project: str) -> tuple[Job, Work] | None:
+    """Return a job and its work, with the work's row held until the transaction ends: nobody else moves it meanwhile."""
+    of_id = select(Work.id).where(Work.id == job_id)
+    if session.exec(of_id.with_for_update(key_share=True)).first() is None:
+        return None
+    return get(session, job_id, project=project)  # a statement of its own: it sees what was committed before the lock
+
+
 def page(
     session: Session,
     *,
@@ -100,25 +108,6 @@ def page(
     if batch_id is not None:
         query = query.where(Job.batch_id == batch_id)
     return list(session.exec(query.order_by(col(Job.id).desc()).limit(limit)).all())
-
-
-def get_batch(session: Session, batch_id: str, *, project: str) -> Batch | None:
-    """Return a batch."""
-    return session.exec(select(Batch).where(Batch.id == batch_id, Batch.project == project)).first()
-
-
-def of_batch(session: Session, batch_id: str) -> list[tuple[Job, Work]]:
-    """Return the jobs of a batch, oldest first."""
-    query = select(Job, Work).join(Work, col(Work.id) == Job.id).where(Job.batch_id == batch_id)
-    return list(session.exec(query.where(col(Job.deleted_at).is_(None)).order_by(col(Job.id))))
-
-
-def page_of_batches(session: Session, *, project: str, before: str | None, limit: int) -> list[Batch]:
-    """Return batches, newest first, older than the id `before`."""
-    query = select(Batch).where(Batch.project == project)
-    if before is not None:
-        query = query.where(Batch.id < before)
-    return list(session.exec(query.order_by(col(Batch.id).desc()).limit(limit)))
 
 
 def unended_of(session: Session, dataset_id: str) -> list[str]:
@@ -153,8 +142,14 @@ def _ahead() -> SelectOfScalar[int]:
 
 def count_by_state(session: Session) -> dict[WorkState, int]:
     """Return the number of jobs in each state that has any."""
-    query = select(Work.state, func.count()).where(Work.kind == Kind.TRAINING).group_by(col(Work.state))
+    query = select(Work.state, func.count()).join(Job, col(Job.id) == Work.id).where(col(Job.deleted_at).is_(None))
+    query = query.group_by(col(Work.state))
     return {WorkState(state): count for state, count in session.exec(query)}
+
+
+def delete(session: Session, job_id: str) -> None:
+    """Hide a job from everything that looks for one; its adapter stays."""
+    record(session, job_id, deleted_at=utc_now())
 
 
 def record(session: Session, job_id: str, **values: Any) -> None:
@@ -174,7 +169,11 @@ def merge_metrics(
     """Keep the last figure of each name, what of it is progress, and how far the log tells it."""
     job = session.get_one(Job, job_id)
     job.metrics = (job.metrics or {}) | data
-    job.progress = (job.progress or {}) | {name: data[name] for name in progress_names if name in data} | told
+    heard = {name: data[name] for name in progress_names if name in data}
+    at = (
+        {"at": session.execute(select(NowS())).scalar_one()} if "eta_s" in heard else {}
+    )  # what is left counts from then
+    job.progress = (job.progress or {}) | heard | told | at
     session.add(job)
     session.flush()
 

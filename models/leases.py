@@ -131,3 +131,13 @@ def give_back(session: Session, claimed: Claim, *, reason: str) -> bool:
     note(session, claimed.work_id, f"Given back: {reason}", state=WorkState.QUEUED)
     close_attempt(session, claimed.work_id, AttemptOutcome.GIVEN_BACK)
     return True
+
+
+def release_all(session: Session, *, reason: str) -> int:
+    """Take every lease back, because no worker can be there; return how many are queued again, not cancelled or paused."""
+    num_queued = 0
+    for work in session.exec(select(Work).where(col(Work.state).in_(LEASED))).all():
+        held = Claim(work_id=work.id, project=work.project, kind=work.kind, fence=work.fence, attempt=work.attempt)
+        if not finish(session, held, WorkState.CANCELLED) and not pause(session, held):
+            num_queued += give_back(session, held, reason=reason)
+    return num_queued

@@ -52,6 +52,11 @@ TERMINAL = frozenset({S.SUCCEEDED, S.FAILED, S.CANCELLED})
 LEASED = frozenset({S.RUNNING, S.PAUSING, S.CANCELLING})
 
 
+def sources(target: WorkState) -> tuple[WorkState, ...]:
+    """Return the states from which `target` may be reached."""
+    return tuple(state for state, targets in TRANSITIONS.items() if target in targets)
+
+
 class Action(StrEnum):
     """What a user may ask of a job."""
 
@@ -62,26 +67,32 @@ class Action(StrEnum):
     DELETE = "delete"
 
 
-# In which states an action changes something; a test holds it against the transitions.
-ACTIONS: MappingProxyType[Action, frozenset[WorkState]] = MappingProxyType(
+# In which states each action is allowed, and where it leads; one that is deleted keeps its state.
+ACTIONS: MappingProxyType[Action, MappingProxyType[WorkState, WorkState]] = MappingProxyType(
     {
-        Action.CANCEL: frozenset({S.QUEUED, S.RUNNING, S.PAUSED}),
-        Action.PAUSE: frozenset({S.RUNNING}),
-        Action.RESUME: frozenset({S.PAUSED}),
-        Action.RETRY: frozenset({S.FAILED, S.CANCELLED}),
-        Action.DELETE: TERMINAL,
+        Action.CANCEL: MappingProxyType({S.QUEUED: S.CANCELLED, S.RUNNING: S.CANCELLING, S.PAUSED: S.CANCELLED}),
+        Action.PAUSE: MappingProxyType({S.RUNNING: S.PAUSING}),
+        Action.RESUME: MappingProxyType({S.PAUSED: S.QUEUED}),
+        Action.RETRY: MappingProxyType({S.FAILED: S.QUEUED, S.CANCELLED: S.QUEUED}),
+        Action.DELETE: MappingProxyType({state: state for state in (S.SUCCEEDED, S.FAILED, S.CANCELLED)}),
+    }
+)
+
+# In which states what was asked for is under way or done: asking again changes nothing and is no error.
+FULFILLED: MappingProxyType[Action, frozenset[WorkState]] = MappingProxyType(
+    {
+        Action.CANCEL: frozenset({S.CANCELLING, S.CANCELLED}),
+        Action.PAUSE: frozenset({S.PAUSING, S.PAUSED}),
+        Action.RESUME: frozenset({S.QUEUED, S.RUNNING}),
+        Action.RETRY: frozenset({S.QUEUED, S.RUNNING}),
+        Action.DELETE: frozenset(),
     }
 )
 
 
 def allowed_actions(state: WorkState) -> tuple[Action, ...]:
-    """Return what may be asked of a job in this state."""
-    return tuple(action for action, states in ACTIONS.items() if state in states)
-
-
-def sources(target: WorkState) -> tuple[WorkState, ...]:
-    """Return the states from which `target` may be reached."""
-    return tuple(state for state, targets in TRANSITIONS.items() if target in targets)
+    """Return what a user may ask of a job in this state."""
+    return tuple(action for action, moves in ACTIONS.items() if state in moves)
 
 
 class DatasetState(StrEnum):

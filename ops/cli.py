@@ -1,5 +1,7 @@
 """The `lensmith` command: the machine's own verbs here, the SDK's commands mounted beside them."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,9 +17,11 @@ from core.settings import Settings
 from lensmith.commands import add_commands
 from lensmith.dataset_commands import datasets
 from ops import data
+from ops.backup import backup
 from ops.check import check_command
 from ops.errors import CannotStart
 from ops.migrate import migrate
+from ops.restore import restore
 from ops.up import up
 
 app = typer.Typer(
@@ -51,6 +55,42 @@ def migrate_command() -> None:
         data.make(settings.layout)
         migrate(settings)
     typer.echo("The database is at the newest schema.")
+
+
+@app.command("backup")
+def backup_command(
+    file: Annotated[Path, typer.Argument(help="the .tar to write")],
+    data_dir: Annotated[Path | None, typer.Option(help="of the service [default: ./.lensmith]")] = None,
+) -> None:
+    """Write the embedded database and its files into one file; the service may run."""
+    with _explained(Console(highlight=False, soft_wrap=True)):
+        members = backup(_settings(data_dir=data_dir), file)
+    typer.echo(
+        f"{file}: the database and {len(members) - 1:,} objects, {file.stat().st_size / 1e6:,.1f} MB, read back and verified."
+    )
+
+
+@app.command("restore")
+def restore_command(
+    file: Annotated[Path, typer.Argument(help="what `lensmith backup` wrote")],
+    data_dir: Annotated[Path | None, typer.Option(help="an empty one [default: ./.lensmith]")] = None,
+) -> None:
+    """Make a data directory of a backup; what ran when it was taken is queued again."""
+    settings = _settings(data_dir=data_dir)
+    with _explained(Console(highlight=False, soft_wrap=True)):
+        num_queued = restore(settings, file)
+    typer.echo(
+        f"{settings.data_dir} is restored; {num_queued} jobs and validations are queued again. Start it with `lensmith up`."
+    )
+
+
+@app.command("janitor")
+def janitor_command(
+    *, dry_run: Annotated[bool, typer.Option("--dry-run", help="only tell what would go")] = False
+) -> None:
+    """Remove stored objects that no row names; the service does it every day."""
+    command = [sys.executable, "-m", "worker.janitor", *(["--dry-run"] if dry_run else [])]
+    raise typer.Exit(subprocess.run(command, check=False).returncode)  # noqa: S603 - our own module
 
 
 @app.command("version")

@@ -2,7 +2,6 @@
 
 import math
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -11,10 +10,9 @@ from transformers import TrainerCallback, TrainerControl
 from core.child import Child
 from core.errors import FailureCode, WorkFailed
 from core.events import Metric, Phase, PhaseChanged
+from training.eta import Eta
 from training.evaluate import Evaluation, Evaluator
 from training.settings import Schedule
-
-_RATE_WINDOW_STEPS = 20
 
 
 class Progress(TrainerCallback):
@@ -37,7 +35,7 @@ class Progress(TrainerCallback):
         self._child = child
         self._schedule = schedule
         self._evaluator = evaluator
-        self._rate = Rate(clock)
+        self._eta = Eta(schedule, num_validation=len(evaluator.lengths) if evaluator else 0, clock=clock)
         self.step = 0
         self.loss: float | None = None
         self.evaluation: Evaluation | None = None
@@ -49,14 +47,14 @@ class Progress(TrainerCallback):
 
     def on_train_begin(self, *_: Any, **kwargs: Any) -> None:
         """Start the clock; a run that goes on at the end of an epoch first makes up for its validation."""
+        self._eta.begin(self.step)
         if self.step and self.step % self._schedule.steps_per_epoch == 0:
             self._validate_between_epochs(kwargs["model"])
-        self._rate.restart()
 
     def on_step_end(self, *event: Any, **_: Any) -> None:
         """Count the step, and stop after it when asked to; `training.saver` saves it then."""
         self.step = int(event[1].global_step)
-        self._rate.add(self._schedule.num_trained(self.step) - self._schedule.num_trained(self.step - 1))
+        self._eta.end_step()
         if self._child.stop.is_set():
             _control(event).should_training_stop = True
 
@@ -69,13 +67,12 @@ class Progress(TrainerCallback):
         if logs is None or "loss" not in logs:  # the summary at the end of training
             return
         self.loss = logs["loss"]
-        remaining = self._schedule.num_trained(self._schedule.total_steps) - self._schedule.num_trained(self.step)
         self._emit(
             loss=self.loss,
             learning_rate=logs["learning_rate"],
             grad_norm=logs.get("grad_norm"),
-            examples_per_s=self._rate.per_s,
-            eta_s=remaining / self._rate.per_s if self._rate.per_s else None,
+            examples_per_s=self._eta.examples_per_s,
+            eta_s=self._eta.remaining_s,
         )
         if not math.isfinite(self.loss):
             raise diverged(f"The loss at step {self.step} is {self.loss}.", self._schedule)
@@ -84,7 +81,6 @@ class Progress(TrainerCallback):
         """Validate, except after an epoch that was broken off, and after the last: that one is the final validation."""
         if not self._child.stop.is_set() and self.step < self._schedule.total_steps:
             self._validate_between_epochs(kwargs["model"])
-            self._rate.restart()
 
     def validate(self, model: Any) -> None:
         """Run over the validation split, if there is one, and emit what it scored."""
@@ -96,6 +92,8 @@ class Progress(TrainerCallback):
 
     def _validate_between_epochs(self, model: Any) -> None:
         self.validate(model)
+        if self._evaluator is not None:
+            self._eta.end_evaluation()
         self._child.events.emit(PhaseChanged(phase=Phase.TRAINING))
 
     def _emit(self, **figures: float | None) -> None:
@@ -109,31 +107,6 @@ class Progress(TrainerCallback):
                 }
             )
         )
-
-
-class Rate:
-    """Examples per second over the last steps; time spent outside of training is left out by `restart`."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._mark = clock()
-        self._steps: deque[tuple[int, float]] = deque(maxlen=_RATE_WINDOW_STEPS)
-
-    def restart(self) -> None:
-        """Let the next step begin now."""
-        self._mark = self._clock()
-
-    def add(self, num_examples: int) -> None:
-        """End a step that took this many examples; the next one begins now."""
-        now = self._clock()
-        self._steps.append((num_examples, now - self._mark))
-        self._mark = now
-
-    @property
-    def per_s(self) -> float | None:
-        """Return the rate, or None before the first step."""
-        seconds = sum(seconds for _, seconds in self._steps)
-        return sum(examples for examples, _ in self._steps) / seconds if seconds > 0 else None
 
 
 def diverged(detail: str, schedule: Schedule) -> WorkFailed:

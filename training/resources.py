@@ -8,6 +8,8 @@ from vlm.precision import Quantization
 
 Parallelism = Literal["ddp", "fsdp", "model"]
 
+ClassName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=64)]
+
 MAX_PROCESSES = 16
 
 _SPLITS_A_LAYER = {"tensor": "tensor", "tp": "tensor", "pipeline": "pipeline", "pp": "pipeline"}
@@ -25,7 +27,7 @@ class Resources(BaseModel):
     batch size stays what it is, and so do the numbers of a run, but for what each process draws for dropout and noise.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True)
 
     gpus: Annotated[int, Field(ge=0, le=MAX_PROCESSES)] | Literal["auto"] = Field(
         "auto", description="auto: one if the worker has one, else the CPU; 0: the CPU"
@@ -39,6 +41,10 @@ class Resources(BaseModel):
         "auto",
         description="ddp: each process holds the whole model; fsdp: each holds a part of every layer; model: one process "
         "with some of the layers on each GPU; auto: ddp",
+    )
+
+    resource_class: ClassName | None = Field(
+        None, alias="class", description="of the worker, as its LENSMITH_WORKER_CLASSES names it; null: any"
     )
 
     @field_validator("parallelism", mode="before")

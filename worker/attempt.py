@@ -55,6 +55,11 @@ class Attempt:
         return self._lease
 
     @property
+    def settings(self) -> Settings:
+        """Return the worker's settings."""
+        return self._settings
+
+    @property
     def claim(self) -> Claim:
         """Return what was claimed."""
         return self._lease.claim

@@ -16,6 +16,7 @@ from core.logs import get_logger
 from core.queue import Queue
 from core.settings import Settings
 from models import claims, expiry, leases
+from models.claims import NOTHING_SPECIAL, Offer
 from models.leases import Claim
 from models.states import Kind, WorkState
 from worker.attempt import Attempt, Interrupted, LeaseLost
@@ -41,18 +42,19 @@ class Slot(threading.Thread):
         database: Database,
         settings: Settings,
         kinds: Mapping[Kind, WorkKind],
-        shutdown: threading.Event | None = None,
         wake: Wake = nobody,
+        offer: Offer = NOTHING_SPECIAL,
     ) -> None:
         super().__init__(name=f"slot-{queue}", daemon=True)
         self._wake = wake
         self.bell = threading.Event()
-        self.shutdown = shutdown or threading.Event()
+        self.shutdown = threading.Event()
         self._queue = queue
         self._worker_id = worker_id
         self._database = database
         self._settings = settings
         self._kinds = kinds
+        self._offer = offer
 
     def stop(self) -> None:
         """Stop after the present work was given back; `join` waits for it."""
@@ -76,7 +78,14 @@ class Slot(threading.Thread):
 
     def _claim(self) -> Claim | None:
         with self._database.write() as session:
-            return claims.claim(session, self._queue, worker_id=self._worker_id, lease_s=self._settings.lease_s)
+            return claims.claim(
+                session,
+                self._queue,
+                worker_id=self._worker_id,
+                lease_s=self._settings.lease_s,
+                offer=self._offer,
+                project_bound=self._settings.project_jobs if self._queue is Queue.GPU else 0,
+            )
 
     def _run(self, claim: Claim) -> None:
         log.info("work started", work_id=claim.work_id, kind=claim.kind, attempt=claim.attempt)

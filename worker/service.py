@@ -4,6 +4,7 @@ import os
 import platform
 import socket
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -19,10 +20,13 @@ from core.storage import Storage
 from core.wakeups import Publisher
 from models import expiry, idempotency
 from models import worker as workers
+from models.claims import Offer
 from models.states import Kind
 from models.worker import Worker
 from worker.app import app
 from worker.archive import archive_logs
+from worker.capacity import num_gpus
+from worker.janitor import clean, forget_checkpoints
 from worker.kinds import Rooms
 from worker.runner import Slot
 from worker.sources import Sources
@@ -32,6 +36,7 @@ from worker.uploads import sweep_uploads
 from worker.validation import Validation
 
 SILENT_S = 3600.0
+JANITOR_EVERY_S = 24 * 3600.0  # the first time after an hour
 
 log = get_logger(__name__)
 
@@ -42,20 +47,21 @@ class Service:
     def __init__(self, queue: Queue, settings: Settings, *, beat: bool) -> None:
         settings.layout.make()
         self._settings = settings
+        self._queue = queue
         self._database = Database(settings.resolved_database_url)
         self._storage = Storage.from_url(settings.resolved_storage_url)
         rooms = Rooms(self._database, self._storage, settings.layout)
-        shutdown = threading.Event()
         validation = Validation(rooms, Sources(settings), remote_images=settings.remote_images)
-        self._row = _describe(queue)
+        offer = Offer(gpus=num_gpus(), classes=settings.worker_class_names)
+        self._row = _describe(queue, offer)
         self._publisher = Publisher(settings.redis_url)
         self.slot = Slot(
             queue,
             worker_id=self._row.id,
             database=self._database,
             settings=settings,
-            shutdown=shutdown,
             wake=self._publisher.publish,
+            offer=offer,
             kinds={
                 Kind.VALIDATION: validation,
                 Kind.TRAINING: Training(rooms, feature_cache_bytes=settings.feature_cache_bytes),
@@ -63,6 +69,7 @@ class Service:
         )
         self._expiry = expiry.Expiry(lease_s=settings.lease_s, confirm_s=2 * settings.heartbeat_s)
         self._sweeping = threading.Lock()
+        self._janitor_due_s = time.monotonic() + JANITOR_EVERY_S / 24
         self._left = threading.Event()
         # Two threads: to ring with a broker that hangs takes seconds, and a worker that does not beat looks dead.
         self._heart = self._thread("worker-heartbeat", self._beat, every_s=settings.heartbeat_s)
@@ -122,6 +129,10 @@ class Service:
         sweep_uploads(self._database, self._storage)
         archive_logs(self._database, self._storage, keep_days=self._settings.log_keep_days)
         sweep_staging(self._database, self._settings.layout)
+        forget_checkpoints(self._database, self._storage, keep_days=self._settings.checkpoint_keep_days)
+        if self._queue is Queue.CPU and time.monotonic() >= self._janitor_due_s:
+            self._janitor_due_s = time.monotonic() + JANITOR_EVERY_S
+            clean(self._database, self._storage, grace_s=self._settings.janitor_grace_s)
 
     def _beat(self) -> None:
         with self._database.write() as session:
@@ -144,14 +155,20 @@ class Service:
         return threading.Thread(target=repeat, name=name, daemon=True)
 
 
-def _describe(queue: Queue) -> Worker:
+def _describe(queue: Queue, offer: Offer) -> Worker:
     return Worker(
         id=new_id(Prefix.WORKER),
         queue=queue,
         host=socket.gethostname(),
         pid=os.getpid(),
         version=core.VERSION,
-        capacity={"slots": 1, "cores": os.cpu_count(), "machine": platform.machine()},
+        capacity={
+            "slots": 1,
+            "cores": os.cpu_count(),
+            "machine": platform.machine(),
+            "gpus": offer.gpus,
+            "classes": sorted(offer.classes),
+        },
         started_at_s=0.0,
         heartbeat_at_s=0.0,
     )

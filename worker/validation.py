@@ -2,12 +2,14 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from sqlmodel import Session
 
+from core.clock import utc_now
 from core.errors import FailureCode, WorkFailed
 from core.events import ChildEvent, Phase, Progress
 from core.storage import Storage
@@ -69,7 +71,7 @@ class Validation:
         """Store images (each distinct one once), the table and the report."""
         claim, storage = attempt.claim, self._rooms.storage.guarded(attempt.hold)
         dataset = self._load(claim)
-        _store_images(storage, claim, staging)
+        _store_images(storage, claim, staging, grace_s=attempt.settings.janitor_grace_s)
         storage.put_file(dataset.records_key(result["digest"]), staging / "records.parquet")
         storage.put_file(dataset.report_key(claim.fence), staging / "report.json")
 
@@ -139,13 +141,17 @@ class _Reading(Recorder):
             datasets.record(session, work_id, progress=event.model_dump(include={"step", "total_steps"}))
 
 
-def _store_images(storage: Storage, claim: Claim, staging: Path) -> None:
-    """Store what is not there yet, several at once: each is a few round trips, and most are small."""
+def _store_images(storage: Storage, claim: Claim, staging: Path, *, grace_s: float) -> None:
+    """Store what is not there yet, several at once: each is a few round trips, and most are small.
+
+    What has been there for long is stored again: the janitor may be about to remove it, because no table names it yet.
+    """
+    fresh = utc_now() - timedelta(seconds=grace_s / 2)
 
     def store(image: tuple[str, bytes]) -> None:
         sha256, data = image
         key = image_key(claim.project, sha256)
-        if not storage.has(key):
+        if not storage.is_younger(key, fresh):
             storage.put_bytes(key, data)
 
     images = packed_images(staging)

@@ -14,7 +14,7 @@ from api.datasets.measuring import MEASURED, Measuring, measuring
 from api.datasets.schemas import read_dataset
 from api.datasets.sources import SourceDep, SourceRequest, UploadedRequest, dataset_of
 from api.datasets.uploaded import Whole, find_whole, join, take
-from api.idempotency import Answer, KeyHeader, answered, fingerprint, once
+from api.idempotency import Answer, KeyHeader, answered, fingerprint, in_flight, once
 from api.services import ProjectDep, Services, ServicesDep
 from api.text import NAME_CHARS, Name, file_name
 from core.errors import Conflict, Invalid, Problem, WorkFailed
@@ -91,12 +91,19 @@ def create_dataset(
     A container that cannot be taken is refused here, its content later. What lies at a source is only seen by a worker:
     whatever is wrong with it is the `failure` of the data set.
     """
-    if isinstance(source, UploadedRequest):
-        return _create_uploaded(source, request, services, project=project, key=key)
-    if source is not None:
-        return _create_from(source, request, services, project=project, key=key)
-    if file is None:
-        raise Invalid.field("#/file", "Field required.")
+    with in_flight(services, project=project, key=key):  # before anything is stored
+        if isinstance(source, UploadedRequest):
+            return _create_uploaded(source, request, services, project=project, key=key)
+        if source is not None:
+            return _create_from(source, request, services, project=project, key=key)
+        if file is None:
+            raise Invalid.field("#/file", "Field required.")
+        return _create_sent(file, wishes, request, services, project=project, key=key)
+
+
+def _create_sent(
+    file: UploadFile, wishes: Wishes, request: Request, services: Services, *, project: str, key: str | None
+) -> Response:
     filename = file_name(file.filename or "upload")
     file.file.seek(0)
     container = sniff(file.file, filename)
@@ -118,7 +125,7 @@ def _create_uploaded(
 ) -> Response:
     """Join the parts and make the data set; the same key again is answered without the parts, which are gone then.
 
-    Two such requests at the same moment both join. The one that comes second sees the upload used, or its parts gone
+    Two such requests at the same moment, with different keys or in two processes, both join. The one that comes second sees the upload used, or its parts gone
     while it reads them: if the first was this very request, its answer is there now.
     """
     content = fingerprint(asked.model_dump(mode="json"))

@@ -8,34 +8,40 @@ from fastapi.sse import EventSourceResponse
 
 from api.documents import problems
 from api.idempotency import Answer, KeyHeader, fingerprint, once
-from api.jobs import actions, following, logs, service
-from api.jobs.schemas import MAX_SEQ, JobCreate, JobRead, LogPage, LogQuery, Retry, read_item
+from api.jobs import actions, batches, following, logs, records, service
+from api.jobs.log_pages import read_page
+from api.jobs.schemas import MAX_SEQ, JobBody, JobClone, JobRead, LogPage, LogQuery, read_item
 from api.listing import Cursor, Limit, Page, paged
 from api.services import ProjectDep, ServicesDep
 from api.text import ID_PATTERN
-from core.errors import Conflict, Invalid, NotFound
+from core.errors import Conflict, InFlight, Invalid, NotFound
 from core.queue import Queue
 from models import job as jobs
-from models.job import job_prefix
-from models.states import Action, EventKind, WorkState
+from models.states import EventKind, WorkState
 
 NDJSON_TYPE = "application/x-ndjson"
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
+router.include_router(batches.router)  # before `/{job_id}`, which would take `batch` for an id
+router.include_router(actions.router)
+router.include_router(records.router)
 
 
-@router.post("", status_code=202, response_model=JobRead, responses=problems(Conflict))
+@router.post("", status_code=202, response_model=JobRead, responses=problems(Conflict, InFlight))
 def create_job(
-    body: JobCreate, request: Request, services: ServicesDep, project: ProjectDep, key: KeyHeader = None
+    body: JobBody, request: Request, services: ServicesDep, project: ProjectDep, key: KeyHeader = None
 ) -> Response:
-    """Accept a fine-tuning job. It is stored before this answers; a worker claims it, with or without the broker."""
+    """Accept a fine-tuning job. It is stored before this answers; a worker claims it, with or without the broker.
+
+    With `clone_of` it begins with what another job was made with, and only what differs is given.
+    """
     _refuse_questions(request)
     answer: Answer = once(
         services,
         request,
         project=project,
         key=key,
-        content=fingerprint(body.model_dump(mode="json")),
+        content=fingerprint(body.model_dump(mode="json", exclude_unset=isinstance(body, JobClone))),
         make=lambda session: service.create(session, body, project=project),
     )
     if not answer.replayed:
@@ -55,7 +61,7 @@ def list_jobs(
     """List jobs, newest first."""
     with services.database.read() as session:
         rows = jobs.page(session, project=project, before=cursor, limit=limit + 1, state=state, batch_id=batch)
-        shown = service.show(session, rows)
+        shown = service.show(session, rows, services.estimates.now())
     return paged(shown, limit=limit, read=lambda job: job, cursor=lambda job: job.id)
 
 
@@ -63,49 +69,8 @@ def list_jobs(
 def get_job(job_id: str, services: ServicesDep, project: ProjectDep) -> JobRead:
     """Show a job as it stands."""
     with services.database.read() as session:
-        return service.show(session, [service.find(session, job_id, project=project)])[0]
-
-
-@router.post("/{job_id}/cancel", responses=problems(NotFound, Conflict))
-def cancel_job(job_id: str, services: ServicesDep, project: ProjectDep) -> JobRead:
-    """Ask for the end of a job: at once when it waits; a running one is asked, then SIGTERM, then SIGKILL."""
-    with services.database.write() as session:
-        return actions.ask(session, job_id, Action.CANCEL, project=project)
-
-
-@router.post("/{job_id}/pause", responses=problems(NotFound, Conflict))
-def pause_job(job_id: str, services: ServicesDep, project: ProjectDep) -> JobRead:
-    """Ask a running job to save after the step under way and to let go of its device; it is `paused` soon after."""
-    with services.database.write() as session:
-        return actions.ask(session, job_id, Action.PAUSE, project=project)
-
-
-@router.post("/{job_id}/resume", responses=problems(NotFound, Conflict))
-def resume_job(job_id: str, services: ServicesDep, project: ProjectDep) -> JobRead:
-    """Queue a paused job; it goes on from its last checkpoint."""
-    with services.database.write() as session:
-        job = actions.ask(session, job_id, Action.RESUME, project=project)
-    services.doorbell.ring(Queue.GPU, job_id)
-    return job
-
-
-@router.post("/{job_id}/retry", responses=problems(NotFound, Conflict))
-def retry_job(job_id: str, services: ServicesDep, project: ProjectDep, how: Retry | None = None) -> JobRead:
-    """Queue a job that failed or was cancelled: the same id, one more attempt, from its last checkpoint."""
-    with services.database.write() as session:
-        job, forgotten = actions.retry(session, job_id, how or Retry(), project=project)
-    for checkpoint in forgotten:
-        actions.remove_objects(services.storage, checkpoint.prefix)
-    services.doorbell.ring(Queue.GPU, job_id)
-    return job
-
-
-@router.delete("/{job_id}", status_code=204, responses=problems(NotFound, Conflict))
-def delete_job(job_id: str, services: ServicesDep, project: ProjectDep) -> None:
-    """Delete a job that has ended, with its log and its checkpoints; an adapter that it made stays and works."""
-    with services.database.write() as session:
-        job = actions.delete(session, job_id, project=project)
-    actions.remove_objects(services.storage, job_prefix(job.project, job.id))
+        found = service.find(session, job_id, project=project)
+        return service.show(session, [found], services.estimates.now())[0]
 
 
 @router.get(
@@ -127,17 +92,16 @@ def get_job_logs(
     with services.database.read() as session:
         service.find(session, job_id, project=project)
     if framing is None:
-        rows = services.history.page(job_id, after=query.after, limit=query.limit + 1, kinds=kinds) or []
-        shown = [read_item(row) for row in rows[: query.limit]]
-        page = LogPage(items=shown, next_cursor=shown[-1].seq if len(rows) > query.limit else None)
+        items, next_cursor = read_page(services, job_id, after=query.after, limit=query.limit, kinds=kinds)
+        page = LogPage(items=[read_item(item) for item in items], next_cursor=next_cursor)
         return Response(page.model_dump_json(), media_type="application/json")
     after = max(query.after, _last_event_id(request))
     wanted = following.Follow(job_id=job_id, after=after, kinds=kinds)
-    items = following.stream(services.hub, wanted, framing)
+    stream = following.stream(services.hub, wanted, framing)
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
     if framing is logs.NDJSON:
-        return StreamingResponse(items, media_type=NDJSON_TYPE, headers=headers)
-    return EventSourceResponse(items, headers=headers)
+        return StreamingResponse(stream, media_type=NDJSON_TYPE, headers=headers)
+    return EventSourceResponse(stream, headers=headers)
 
 
 def _refuse_questions(request: Request) -> None:

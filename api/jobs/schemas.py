@@ -1,13 +1,14 @@
 """What a job looks like on the wire."""
 
-from datetime import datetime, timedelta
+from dataclasses import asdict
+from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag, model_validator
 
 from api.base_models.names import BASE_NAMES, BaseName
+from api.jobs.estimates import Expectation
 from api.text import Name, Plain
-from core.clock import utc_now
 from core.errors import FailureCode
 from core.events import Phase
 from models.event import Event
@@ -43,13 +44,8 @@ class JobCreate(BaseModel):
         },
     )
 
-    base_model: BaseName | None = Field(None, description=f"{BASE_NAMES}; needed unless clone_of is given")
-    dataset: Plain | None = Field(
-        None, max_length=64, description="a data set that is ready; needed unless clone_of is given"
-    )
-    clone_of: Plain | None = Field(
-        None, max_length=64, description="a job: what this request leaves out is taken from the request of that one"
-    )
+    base_model: BaseName = Field(description=BASE_NAMES)
+    dataset: Plain = Field(max_length=64, description="a data set that is ready")
     name: Name | None = None
     seed: int = Field(0, ge=0, le=2**31 - 1)
     method: Method = Method()
@@ -65,14 +61,37 @@ class JobCreate(BaseModel):
         return self
 
 
-class Retry(BaseModel):
-    """How a job is tried again."""
+class JobClone(BaseModel):
+    """A job like another one. What stands here is laid over what that was made with, and then read as any other job."""
 
     model_config = ConfigDict(extra="forbid")
 
-    from_checkpoint: bool = Field(
-        default=True, description="go on from the last checkpoint; false: forget it and begin at the first step"
+    clone_of: Plain = Field(max_length=64, description="the job to begin with")
+    base_model: Any = Field(None, description=BASE_NAMES)
+    dataset: Any = Field(None, description="a data set that is ready")
+    name: Any = Field(None, description="left out: the name of that job")
+    seed: Any = None
+    method: dict[str, Any] | None = None
+    hyperparameters: dict[str, Any] | None = Field(
+        None, description="to change from epochs to max_steps, give the other one as auto"
     )
+    image: dict[str, Any] | None = None
+    resources: dict[str, Any] | None = None
+    priority: Any = None
+    metadata: dict[str, Any] | None = None
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """Return what the caller set."""
+        return self.model_dump(exclude={"clone_of"}, exclude_unset=True)
+
+
+def _kind_of_body(body: Any) -> str:
+    is_clone = "clone_of" in body if isinstance(body, dict) else isinstance(body, JobClone)
+    return "clone" if is_clone else "new"
+
+
+JobBody = Annotated[Annotated[JobCreate, Tag("new")] | Annotated[JobClone, Tag("clone")], Discriminator(_kind_of_body)]
 
 
 class JobProgress(BaseModel):
@@ -129,6 +148,8 @@ class JobRead(BaseModel):
     base_model: str
     dataset: str
     dataset_digest: str
+    clone_of: str | None = Field(description="the job whose request this one began with")
+    batch: str | None = Field(description="the batch that it was made in")
     seed: int
     method: Method
     hyperparameters: JobHyperparameters
@@ -145,13 +166,13 @@ class JobRead(BaseModel):
     plan: dict[str, Any] | None = Field(description="the memory plan, where one was made")
     peak_memory_bytes: int | None
     metadata: dict[str, str]
-    clone_of: str | None
-    batch: str | None
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
-    queue_position: int | None
+    queue_position: int | None = Field(description="1: the next that is claimed")
+    estimated_start: datetime | None = Field(description="null where the length of what runs before is not known")
     estimated_finish: datetime | None
+    waiting_for: str | None = Field(description="what must change before any worker takes the job; null: its turn")
 
 
 class LogQuery(BaseModel):
@@ -184,13 +205,14 @@ class LogPage(BaseModel):
     next_cursor: int | None
 
 
-def read_job(job: Job, work: Work, *, adapter: str | None, queue_position: int | None) -> JobRead:
+def read_job(job: Job, work: Work, *, adapter: str | None, expected: Expectation) -> JobRead:
     """Return a job's rows as the API shows them."""
     return JobRead(
         **job.model_dump(include={"id", "project", "name", "base_model", "dataset_digest", "seed", "settings"}),
-        **job.model_dump(include={"provenance", "metrics", "peak_memory_bytes", "created_at"}),
+        **job.model_dump(include={"clone_of", "provenance", "metrics", "peak_memory_bytes", "created_at"}),
         **work.model_dump(include={"state", "phase", "priority", "attempt", "started_at", "finished_at"}),
         dataset=job.dataset_id,
+        batch=job.batch_id,
         method=Method.model_validate(job.request["method"]),
         hyperparameters=show_hyperparameters(
             job.request["hyperparameters"], (job.settings or {}).get("hyperparameters", {})
@@ -202,10 +224,7 @@ def read_job(job: Job, work: Work, *, adapter: str | None, queue_position: int |
         failure=JobFailure.model_validate(work.failure) if work.failure else None,
         plan=None,
         metadata=job.labels,
-        clone_of=job.clone_of,
-        batch=job.batch_id,
-        queue_position=queue_position,
-        estimated_finish=_estimated_finish(job, work),
+        **asdict(expected),
     )
 
 
@@ -224,14 +243,7 @@ def show_hyperparameters(asked: dict[str, Any], settled: dict[str, Any]) -> JobH
 
 
 def read_progress(job: Job) -> JobProgress | None:
-    """Return how far a job is; None before its first step."""
+    """Return how far a job is; None when its run has told nothing yet."""
     if job.progress is None:
         return None
     return JobProgress.model_validate({name: job.progress.get(name) for name in JobProgress.model_fields})
-
-
-def _estimated_finish(job: Job, work: Work) -> datetime | None:
-    eta_s = (job.progress or {}).get("eta_s")
-    if work.state is not WorkState.RUNNING or eta_s is None:
-        return None
-    return utc_now() + timedelta(seconds=eta_s)

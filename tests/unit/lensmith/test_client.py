@@ -6,7 +6,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-import lensmith.client
+import lensmith.waiting
 from lensmith import ApiError, Client, Unreachable
 
 DATASET = {"id": "ds_1", "name": "n", "state": "ready", "created_at": "2026-01-01T00:00:00Z"} | dict.fromkeys(
@@ -49,12 +49,16 @@ class Handler(BaseHTTPRequestHandler):
     def _trouble(self, status):
         """Answer with a status; 0 breaks the connection."""
         self.close_connection = True
-        if status:
+        if status == "in flight":
+            self._json(409, {"type": "/problems/in-flight", "title": "no", "detail": "no"}, **{"Retry-After": "0"})
+        elif status:
             self._json(status, {"title": "no", "detail": "no", "status": status})
 
-    def _json(self, status, body):
+    def _json(self, status, body, **headers):
         data = json.dumps(body).encode()
         self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
@@ -94,8 +98,8 @@ def server():
 
 @pytest.fixture
 def client(server, monkeypatch):
-    monkeypatch.setattr(lensmith.client, "RECONNECT_S", 0.0)
-    monkeypatch.setattr(lensmith.client, "POLL_S", 0.0)
+    monkeypatch.setattr(lensmith.waiting, "RECONNECT_S", 0.0)
+    monkeypatch.setattr(lensmith.waiting, "POLL_S", 0.0)
     with Client(f"http://127.0.0.1:{server.server_port}", api_key="k") as opened:
         yield opened
 
@@ -169,6 +173,23 @@ def test_a_post_whose_reply_was_lost_is_sent_once_more_with_its_key(client, serv
     assert refused.value.status == 422
     assert len({headers["Idempotency-Key"] for _, headers in server.seen}) == 1
     assert [json.loads(body) for body in server.bodies] == [{"base_model": "x", "dataset": "y"}] * 2
+
+
+def test_a_post_that_is_being_answered_is_sent_again_with_its_key_until_it_is(client, server):
+    server.trouble = [0, "in flight", "in flight"]  # the first reply was lost, and its request goes on
+    with pytest.raises(ApiError) as refused:
+        client.jobs.create(base_model="x", dataset="y")
+    assert refused.value.status == 422, "the server's last word"
+    assert len(server.seen) == 4
+    assert len({headers["Idempotency-Key"] for _, headers in server.seen}) == 1
+    assert len(set(server.bodies)) == 1
+
+
+def test_any_other_conflict_is_not_waited_for(client, server):
+    server.trouble = [409]
+    with pytest.raises(ApiError):
+        client.jobs.pause("job_1")
+    assert len(server.seen) == 1
 
 
 def test_a_post_whose_reply_is_lost_twice_is_unreachable(client, server):

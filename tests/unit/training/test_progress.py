@@ -7,7 +7,7 @@ from transformers import TrainerControl, TrainerState
 
 from core.errors import FailureCode, WorkFailed
 from training import settings
-from training.progress import Progress, Rate
+from training.progress import Progress
 from training.spec import Hyperparameters
 
 
@@ -44,8 +44,8 @@ def step(progress, number, **logs):
 
 
 def test_each_step_tells_where_it_is_how_fast_and_how_long_still(progress, clock):
-    for number in (1, 2, 3):
-        clock.now += 2
+    for number, seconds in ((1, 2), (2, 2), (3, 1)):  # the third step of an epoch of ten holds two rows
+        clock.now += seconds
         step(progress, number)
     assert progress.run.metrics[-1] == {
         "step": 3,
@@ -54,8 +54,8 @@ def test_each_step_tells_where_it_is_how_fast_and_how_long_still(progress, clock
         "loss": 1.5,
         "learning_rate": 1e-4,
         "grad_norm": 0.5,
-        "examples_per_s": pytest.approx(10 / 6),  # the third step of an epoch of ten holds two rows
-        "eta_s": pytest.approx(6.0),
+        "examples_per_s": pytest.approx(2.0),
+        "eta_s": pytest.approx(5.0),
     }
 
 
@@ -85,18 +85,6 @@ def test_a_step_goes_on_until_somebody_asks_to_stop(progress, clock):
     assert not step(progress, 1).should_training_stop
     progress.run.child.stop.set()
     assert step(progress, 2).should_training_stop
-
-
-def test_time_outside_of_training_does_not_slow_the_rate(clock):
-    rate = Rate(clock)
-    assert rate.per_s is None
-    clock.now += 2
-    rate.add(8)
-    clock.now += 60
-    rate.restart()
-    clock.now += 2
-    rate.add(8)
-    assert rate.per_s == 4
 
 
 def test_a_run_that_goes_on_counts_from_its_step_and_measures_its_rate_anew(progress, clock):

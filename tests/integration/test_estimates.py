@@ -1,0 +1,81 @@
+"""From rows to `estimated_start` and `estimated_finish`, over HTTP, on both databases."""
+
+from datetime import datetime, timedelta
+
+import pytest
+import sqlalchemy as sa
+
+from core.clock import utc_now
+from core.db import NowS
+from core.queue import Queue
+from models.job import Job
+from models.states import Kind, WorkState
+from models.work import Attempt, Work
+from models.worker import Worker
+
+BOTH = pytest.mark.parametrize("client", ["sqlite", "postgres"], indirect=True)
+MARGIN = timedelta(seconds=30)
+
+
+@pytest.fixture
+def client(client):
+    """The API; the parameter names its database."""
+    return client
+
+
+def rows_of(name, state, *, planned=100, progress=None, **values):
+    work = Work(id=f"job_{name}", kind=Kind.TRAINING, queue=Queue.GPU, state=state, **values)
+    request = {"method": {}, "hyperparameters": {}, "image": {}}
+    job = Job(
+        id=work.id, name=name, base_model="tiny", dataset_id="ds_ready", dataset_digest="d", seed=0, request=request,
+        planned_examples=planned, progress=progress,
+    )  # fmt: skip
+    return work, job
+
+
+@BOTH
+def test_a_queue_of_measured_jobs_tells_when_each_starts_and_ends(client, api_database, ready_dataset):
+    with api_database.write() as session:
+        at = session.execute(sa.select(NowS())).scalar_one()
+        progress = {"step": 5, "total_steps": 10, "eta_s": 400.0, "at": at - 100}
+        for work, job in (
+            rows_of("1done", WorkState.SUCCEEDED, finished_at=utc_now()),
+            rows_of("2runs", WorkState.RUNNING, progress=progress, lease_owner="w1", lease_until_s=at + 600),
+            rows_of("3half", WorkState.QUEUED, progress={"step": 5, "total_steps": 10}),
+            rows_of("4next", WorkState.QUEUED, planned=200),
+            rows_of("5class", WorkState.QUEUED, resource_class="l4"),
+        ):
+            session.add(work)
+            session.flush()
+            session.add(job)
+        session.flush()
+        session.add(
+            Attempt(
+                work_id="job_1done", number=1, fence=1, worker_id="w1", first_seq=1,
+                began_s=at - 2000, ended_s=at - 1000, ended_at=utc_now(),
+            )
+        )  # fmt: skip
+        session.add(
+            Worker(
+                id="w1", queue=Queue.GPU, host="h", pid=1, version="1", capacity={"gpus": 0, "classes": []},
+                started_at_s=at, heartbeat_at_s=at + 3600,
+            )
+        )  # fmt: skip
+    begin = utc_now()
+    jobs = {job["name"]: job for job in client.get("/jobs").json()["items"]}
+
+    def after(name, field):
+        return datetime.fromisoformat(jobs[name][field]) - begin
+
+    assert jobs["1done"]["estimated_finish"] is None
+    for name, field, seconds in (
+        ("2runs", "estimated_finish", 300),
+        ("3half", "estimated_start", 300),
+        ("3half", "estimated_finish", 800),
+        ("4next", "estimated_start", 800),
+        ("4next", "estimated_finish", 2800),
+    ):
+        assert abs(after(name, field) - timedelta(seconds=seconds)) < MARGIN, (name, field)
+    assert [jobs[name]["queue_position"] for name in ("3half", "4next", "5class")] == [1, 2, 3]
+    assert (jobs["5class"]["estimated_start"], jobs["5class"]["waiting_for"]) == (None, "no worker offers class l4")
+    assert client.get("/jobs/job_4next").json()["queue_position"] == 2

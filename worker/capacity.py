@@ -1,0 +1,19 @@
+"""What this machine has for work to ask for, found without torch."""
+
+import os
+from pathlib import Path
+
+_GPUS = Path("/proc/driver/nvidia/gpus")
+_DEVICES = Path("/dev")
+
+
+def num_gpus(*, driver: Path = _GPUS, devices: Path = _DEVICES) -> int:
+    """Return how many GPUs the children of this process may use: those made visible, else those of the driver."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        names = [name.strip() for name in visible.split(",")]
+        # CUDA ignores what stands behind a name that it does not know.
+        return next((at for at, name in enumerate(names) if name in ("", "-1")), len(names))
+    if driver.is_dir():
+        return sum(1 for _ in driver.iterdir())
+    return sum(1 for device in devices.glob("nvidia[0-9]*") if device.name.removeprefix("nvidia").isdigit())
