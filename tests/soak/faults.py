@@ -157,9 +157,11 @@ FAULTS: tuple[Fault, ...] = (
 )
 
 
-def faults_of(servers: Servers) -> tuple[Fault, ...]:
-    """Return the faults that these servers can have; what is in it twice comes twice as often."""
-    return (*FAULTS, kill_database) if servers.postgres else FAULTS
+def deck(servers: Servers, number: int, *, seed: int) -> list[Fault]:
+    """Return every fault that these servers can have in a random order, a new one for each deck; some come twice."""
+    faults = [*FAULTS, kill_database] if servers.postgres else list(FAULTS)
+    random.Random(f"{seed}-deck-{number}").shuffle(faults)
+    return faults
 
 
 def _stop(scene: Scene, part: Part) -> None:

@@ -6,8 +6,9 @@ from typing import Any
 
 from sqlmodel import col, select
 
-from core.manifest import MANIFEST_FILE, parse_manifest
-from core.storage import STAGING_PREFIX, Storage
+from core.errors import WorkFailed
+from core.manifest import MANIFEST_FILE, FolderDamaged, parse_manifest
+from core.storage import Storage
 from models.adapter import Adapter
 from models.checkpoint import Checkpoint
 from models.dataset import Dataset, images_prefix
@@ -21,7 +22,7 @@ SOON_S = 30.0  # a sweep comes every second
 
 
 def check_left(servers: Servers, load: Load) -> str:
-    """Check what is left while the servers still run; return in a sentence what dead writers began and nobody named."""
+    """Check what is left while the servers still run; return in a sentence what had to be cleaned."""
     wanted: dict[str, Callable[[], list[Any]]] = {
         "children that run": lambda: [pid for pids in servers.children().values() for pid in pids],
         "leases": lambda: _leased(servers),
@@ -34,9 +35,10 @@ def check_left(servers: Servers, load: Load) -> str:
     known = {job.id for job in load.jobs}
     assert made == known, f"jobs that nobody submitted, or that are gone: {sorted(map(str, made ^ known))}"
     storage = Storage.from_url(servers.settings.resolved_storage_url)
-    _none("objects that no row names", lambda: _strays(servers, storage))
-    temporary = sorted(storage.keys(STAGING_PREFIX))
-    return f"{len(temporary)} temporary objects of dead writers: {temporary[:5]}"
+    before = _unnamed(servers, storage)
+    servers.run_once("worker.janitor", LENSMITH_JANITOR_GRACE_S="0")  # nobody writes any more
+    _none("objects that no row names, or rows whose objects are not whole,", lambda: _unnamed(servers, storage))
+    return f"{len(before)} objects for the janitor: {before[:5]}"
 
 
 def _none(what: str, look: Callable[[], list[Any]]) -> None:
@@ -54,10 +56,13 @@ def _leased(servers: Servers) -> list[str]:
         return list(session.exec(select(Work.id).where(held)))
 
 
-def _strays(servers: Servers, storage: Storage) -> list[str]:
-    keys = list(storage.keys(""))  # first: what is named meanwhile is no stray
-    named, below = _named(servers, storage)
-    return [key for key in keys if key not in named and not key.startswith((f"{STAGING_PREFIX}/", *below))]
+def _unnamed(servers: Servers, storage: Storage) -> list[str]:
+    """Return the keys of objects without a row, and what is wrong with those that have one."""
+    try:
+        named, below = _named(servers, storage)
+    except (FolderDamaged, WorkFailed) as error:  # a sweep may remove an old checkpoint while we look
+        return [str(error)]
+    return [key for key in storage.keys("") if key not in named and not key.startswith(below)]
 
 
 def _named(servers: Servers, storage: Storage) -> tuple[set[str], tuple[str, ...]]:
@@ -72,5 +77,6 @@ def _named(servers: Servers, storage: Storage) -> tuple[set[str], tuple[str, ...
         keys |= {f"{prefix}/{name}" for name in (MANIFEST_FILE, *manifest.files)}
         for name, entry in manifest.files.items():
             found = hashlib.sha256(storage.read(f"{prefix}/{name}")).hexdigest()
-            assert found == entry.sha256, f"{prefix}/{name} is damaged"
+            if found != entry.sha256:
+                raise FolderDamaged(f"{prefix}/{name} is not what its manifest says")
     return keys, (*datasets, f"{images_prefix(DEFAULT_PROJECT)}/")

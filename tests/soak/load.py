@@ -98,7 +98,7 @@ class Load:
         after: int | None = 0
         while after is not None:
             page = self._answered("GET", f"/jobs/{job_id}/metrics?after={after}&limit=100").json()
-            points += [item["data"] for item in page["items"]]
+            points += [{"step": item["step"]} | item["figures"] for item in page["items"]]
             after = page["next_cursor"]
         return points
 

@@ -7,13 +7,13 @@ import random
 import time
 from pathlib import Path
 
+from core.manifest import MANIFEST_FILE
 from tests.soak.servers import Servers
 
-ANY, SAVING, TRAINING, PUBLISHING = "any", "saving", "training", "publishing"
-_DRAWN = (ANY, ANY, ANY, TRAINING, SAVING, PUBLISHING)
-_SIGNS = {PUBLISHING: "adapter/manifest.json", SAVING: "kept/*", TRAINING: "checkpoints/*"}
-_LONGEST_S = 10.0
-_LOOK_S = 0.01
+ANY, LOADING, TRAINING, SAVING, PUBLISHING = "any", "loading", "training", "saving", "publishing"
+_DRAWN = (ANY, ANY, ANY, ANY, TRAINING, SAVING, PUBLISHING)
+_LONGEST_S = 20.0
+_LOOK_S = 0.005  # a checkpoint of `tiny` is stored in some hundredths of a second
 
 
 def draw(dice: random.Random) -> tuple[str, float]:
@@ -35,4 +35,18 @@ def doings(servers: Servers) -> dict[str, str]:
 
 
 def _doing(folder: Path) -> str:
-    return next((doing for doing, sign in _SIGNS.items() if any(folder.glob(sign))), "loading")
+    if (folder / "adapter" / MANIFEST_FILE).exists():
+        return PUBLISHING
+    if any((folder / "kept").glob("*")):
+        return SAVING
+    began_s = _changed_s(folder / "spec.json")
+    saved = any(0 < began_s < _changed_s(path) for path in (folder / "checkpoints").glob("*"))
+    return TRAINING if saved else LOADING
+
+
+def _changed_s(path: Path) -> float:
+    """Return when something was written, or 0.0: it is not there, or gone while we look."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0

@@ -1,15 +1,17 @@
 """The rounds: keep two jobs in flight, hurt something, check what ended; at the end check what is left."""
 
+import itertools
 import random
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 from ops.migrate import upgrade
 from tests.integration.conftest import colours
 from tests.soak import moments
 from tests.soak.checks import Outcome, check_job, outcome_of
-from tests.soak.faults import Scene, faults_of
+from tests.soak.faults import Fault, Scene, deck
 from tests.soak.left import check_left
 from tests.soak.load import VARIANTS, Load
 from tests.soak.servers import Servers, until
@@ -34,6 +36,8 @@ class Soak:
         self._began = time.monotonic()
         self._checked = 0
         self._expected: list[Outcome] = []
+        decks = (deck(self.servers, number, seed=seed) for number in itertools.count())
+        self._faults: Iterator[Fault] = itertools.chain.from_iterable(decks)
 
     def run(self, rounds: int) -> str:
         """Run the rounds and return what happened in some sentences; raise `AssertionError` with the journal."""
@@ -56,12 +60,12 @@ class Soak:
         return self._story(rounds)
 
     def _make_references(self) -> None:
-        """Run each variant once, undisturbed."""
+        """Run each variant once, undisturbed and side by side."""
         self._journal.write_text("")
         self.load.upload(colours(26))
-        for variant in range(len(VARIANTS)):
-            job = self.load.submit(variant)
-            until(lambda job=job: job.ended or job.error, what="an undisturbed run", within_s=END_S)
+        jobs = [self.load.submit(variant) for variant in range(len(VARIANTS))]
+        until(lambda: not self.load.in_flight(), what="undisturbed runs", within_s=END_S)
+        for job in jobs:
             assert job.ended == "succeeded", (job.ended, job.error)
             assert job.id is not None
             self._expected.append(outcome_of(self.servers, job.id))
@@ -70,7 +74,7 @@ class Soak:
 
     def _round(self, number: int) -> None:
         dice = random.Random(f"{self.seed}-{number}")
-        fault = dice.choice(faults_of(self.servers))
+        fault = next(self._faults)
         moment, pause_s = moments.draw(dice)
         variants = [dice.randrange(len(VARIANTS)) for _ in range(IN_FLIGHT)]
         while len(self.load.in_flight()) < IN_FLIGHT:

@@ -120,7 +120,7 @@ class Servers:
         )
         self.settings.layout.make()
         self.database = Database(self.settings.resolved_database_url)
-        environment = {
+        self._environment = {
             "LENSMITH_DATA_DIR": str(self.settings.data_dir),
             "LENSMITH_DATABASE_URL": self.settings.resolved_database_url,
             "LENSMITH_REDIS_URL": self.settings.redis_url,
@@ -139,7 +139,7 @@ class Servers:
             "cpu": [sys.executable, "-m", "worker.main", "--queue", "cpu", "--beat"],
         }
         self.parts = {
-            name: Part(name, command, environment, folder / f"{name}.log") for name, command in commands.items()
+            name: Part(name, command, self._environment, folder / f"{name}.log") for name, command in commands.items()
         }
 
     def start(self) -> None:
@@ -165,6 +165,14 @@ class Servers:
         with suppress(redis.RedisError):
             client.flushall()
         client.close()
+
+    def run_once(self, module: str, **environment: str) -> None:
+        """Run one of our commands to its end."""
+        command = [sys.executable, "-m", module]
+        done = subprocess.run(
+            command, env=os.environ | self._environment | environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{module} ended with {done.returncode}: {done.stderr}"
 
     def execute(self, statement: sa.Executable) -> None:
         """Run a statement as soon as the database takes it."""
