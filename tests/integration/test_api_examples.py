@@ -68,11 +68,12 @@ def upload(client, api_database, settings, tmp_path):
         staging.mkdir()
         with api_database.write() as session:
             claim = claims.claim(session, Queue.CPU, worker_id="w", lease_s=60)
-        spec = validation.prepare(attempt_of(claim, api_database, settings), staging)
+        attempt = attempt_of(claim, api_database, settings)
+        spec = validation.prepare(attempt, staging)
         report = validate(staging / "upload", Container(spec["container"]), staging, Options(seed=spec["seed"]))
         told = {"num_examples": report.rows.kept, "num_issues": report.num_issues, "num_images": 1, "num_skipped": 0}
         result = told | {"digest": report.digest, "splits": report.splits}
-        apply = validation.publish(claim, staging, result)
+        apply = validation.publish(attempt, staging, result)
         with api_database.write() as session:
             assert leases.finish(session, claim, WorkState.SUCCEEDED)
             apply(session)

@@ -26,7 +26,7 @@ def test_a_clone_is_made_with_what_the_original_was_made_with(client, ready_data
     answer = clone(client, original["id"])
     assert answer.status_code == 202, answer.text
     made = answer.json()
-    own = {"id", "clone_of", "created_at", "queue_position"}
+    own = {"id", "clone_of", "created_at", "queue_position", "waiting_for"}
     assert {name for name in made if made[name] != original[name]} == own
     assert (original["clone_of"], made["clone_of"]) == (None, original["id"])
     assert client.get(f"/jobs/{made['id']}").json() == made

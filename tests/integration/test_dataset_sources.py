@@ -1,7 +1,6 @@
 """Data sets by their source: asked for over the API, fetched by a worker from a real server on loopback."""
 
 import json
-import threading
 
 import pytest
 
@@ -41,7 +40,7 @@ def work(settings, api_database, there):
     slots = []
 
     def start(*, seconds=FETCH_S, **changes):
-        allowed, shutdown = settings.model_copy(update=OPEN | changes), threading.Event()
+        allowed = settings.model_copy(update=OPEN | changes)
         rooms = Rooms(api_database, Storage.from_url(settings.resolved_storage_url), settings.layout)
         sources = Sources(allowed, guard=there.guard(), seconds=seconds)
         kinds = {Kind.VALIDATION: Validation(rooms, sources, remote_images=allowed.remote_images)}
@@ -52,7 +51,6 @@ def work(settings, api_database, there):
                 database=api_database,
                 settings=allowed,
                 kinds=kinds,
-                shutdown=shutdown,
             )
         )
         slots[-1].start()

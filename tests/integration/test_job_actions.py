@@ -13,6 +13,7 @@ from models.adapter import Adapter
 from models.event import Item
 from models.states import ACTIONS, FULFILLED, TERMINAL, Action, AdapterState, EventKind, WorkState, allowed_actions
 from models.work import Work
+from tests.conftest import wait_for
 from tests.integration.lifecycles import bring_to, claim, create, finish, keep_checkpoint, look
 
 ON_BOTH = pytest.mark.parametrize("client", ["sqlite", "postgres"], indirect=True)
@@ -136,11 +137,15 @@ def test_resume_and_retry_ring(client, api_database, ready_dataset, valkey_url):
     broker = redis.Redis.from_url(valkey_url)
     paused = bring_to(client, api_database, WorkState.PAUSED)
     failed = bring_to(client, api_database, WorkState.FAILED)
+
+    def rung() -> set[str]:
+        queues = [key for key in broker.scan_iter() if broker.type(key) == b"list"]
+        return {json.loads(each)["headers"]["argsrepr"] for key in queues for each in broker.lrange(key, 0, -1)}
+
     for job_id, action in ((paused, Action.RESUME), (failed, Action.RETRY)):
         broker.flushall()
         ask(client, job_id, action)
-        (queue,) = [key for key in broker.scan_iter() if broker.type(key) == b"list"]
-        assert json.loads(broker.lindex(queue, 0))["headers"]["argsrepr"] == f"['{job_id}']", action
+        wait_for(lambda job_id=job_id: f"['{job_id}']" in rung(), what=f"the ring for {action}", within_s=30)
     broker.close()
 
 

@@ -492,9 +492,9 @@ def test_a_database_that_is_away_when_the_child_has_ended_does_not_fail_the_work
     flaky = Flaky(database)
     publish = kind.publish
 
-    def reading(claim, staging, result):
+    def reading(attempt, staging, result):
         with flaky.read():
-            return publish(claim, staging, result)
+            return publish(attempt, staging, result)
 
     flaky.left = 2
     kind.publish = reading
