@@ -36,8 +36,10 @@ def store(monkeypatch):
 
 
 @pytest.fixture
-def world(settings, store, new_postgres):
-    places = {"storage_url": store.environment["LENSMITH_STORAGE_URL"], "database_url": new_postgres}
+def world(request, settings, store):
+    kind = getattr(request, "param", "sqlite")
+    url = request.getfixturevalue("new_postgres") if kind == "postgres" else settings.resolved_database_url
+    places = {"storage_url": store.environment["LENSMITH_STORAGE_URL"], "database_url": url}
     made = World(settings.model_copy(update=places))
     yield made
     made.database.close()
@@ -103,12 +105,13 @@ def is_tidy(world, job_id) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("held_key", "request_of_it"),
+    ("world", "held_key", "request_of_it"),
     [
-        pytest.param("/checkpoints/.*/manifest.json$", LONG, id="while it trains and stores a checkpoint"),
-        pytest.param("/adapters/.*/adapter_config.json$", {}, id="while it stores its adapter"),
-        pytest.param("/adapters/.*/manifest.json$", {}, id="when its adapter is stored and its row is not"),
+        pytest.param("postgres", "/checkpoints/.*/manifest.json$", LONG, id="while it trains and stores a checkpoint"),
+        pytest.param("sqlite", "/adapters/.*/adapter_config.json$", {}, id="while it stores its adapter"),
+        pytest.param("postgres", "/adapters/.*/manifest.json$", {}, id="when its adapter is stored and its row is not"),
     ],
+    indirect=["world"],
 )
 def test_a_worker_that_was_frozen_past_its_lease_changes_nothing_when_it_wakes(
     world, store, tmp_path, held_key, request_of_it
