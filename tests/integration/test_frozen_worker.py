@@ -1,4 +1,7 @@
-"""A worker that stands still until its lease is gone, and then wakes: it writes no row and no object any more."""
+"""A worker that stands still until its lease is gone, and then wakes: it writes no row and no object any more.
+
+The moments are exact: the store holds the answer to one change, and the worker is stopped while it waits for that answer.
+"""
 
 import os
 import signal
@@ -11,17 +14,33 @@ import pytest
 import sqlalchemy as sa
 
 from core.queue import Doorbell, Queue, make_celery
+from core.storage import STAGING_PREFIX
 from models import worker as workers
 from models.states import WorkState
 from tests.conftest import is_alive, wait_for
-from tests.integration.test_checkpoints import World
+from tests.integration.test_checkpoints import REQUEST, World
+from tests.soak.store import Store
 
 LEASE_S = 3.0
+LONG = {"hyperparameters": REQUEST["hyperparameters"] | {"epochs": 30}}  # its child trains when the lease ends
+OTHER = {"method": REQUEST["method"] | {"r": 2}}  # its adapter has other names than that of the frozen one
 
 
 @pytest.fixture
-def world(settings):
-    made = World(settings)
+def store(monkeypatch):
+    made = Store()
+    for name, value in made.environment.items():
+        monkeypatch.setenv(name, value)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def world(request, settings, store):
+    kind = getattr(request, "param", "sqlite")
+    url = request.getfixturevalue("new_postgres") if kind == "postgres" else settings.resolved_database_url
+    places = {"storage_url": store.environment["LENSMITH_STORAGE_URL"], "database_url": url}
+    made = World(settings.model_copy(update=places))
     yield made
     made.database.close()
 
@@ -31,6 +50,7 @@ def worker(world, log: Path):
     """A real worker process for the gpu queue."""
     environment = os.environ | {
         "LENSMITH_DATA_DIR": str(world.settings.data_dir),
+        "LENSMITH_DATABASE_URL": world.settings.database_url,
         "LENSMITH_REDIS_URL": world.settings.redis_url,
         "LENSMITH_LEASE_S": f"{LEASE_S}",
         "LENSMITH_HEARTBEAT_S": "0.4",
@@ -57,45 +77,74 @@ def children_of(pid: int) -> list[int]:
     return found
 
 
-def everything(world):
-    """Return every row of every table, and every object with its bytes."""
-    rows = {}
+def is_stopped(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
+def rows_of(world, *, but: str = "nobody"):
+    """Return every row of every table but those of one job, and but who lives, which whoever lives says."""
+    found = set()
     with world.database.read() as session:
         for name in sorted(sa.inspect(session.connection()).get_table_names()):
-            if name != workers.Worker.__tablename__:  # whoever lives says so
-                rows[name] = sorted(map(repr, session.execute(sa.text(f"SELECT * FROM {name}")).all()))
-    objects = {key: world.storage.read(key) for key in world.storage.keys("") if not key.startswith("staging/")}
-    return rows, objects
+            if name != workers.Worker.__tablename__:
+                rows = session.execute(sa.text(f"SELECT * FROM {name}")).all()
+                found |= {f"{name} {row}" for row in rows if but not in repr(row)}
+    return found
 
 
-@pytest.mark.parametrize("moment", ["while it trains", "while it publishes"])
-def test_a_worker_that_was_frozen_past_its_lease_changes_nothing_when_it_wakes(world, tmp_path, moment, monkeypatch):
-    job_id = world.submit()
+def prefix_of(world, job_id) -> str:
+    """Return the prefix of the objects of a job's adapter."""
+    with world.database.read() as session:
+        query = sa.text("SELECT project || '/adapters/' || sha256 FROM adapter WHERE job_id = :job_id")
+        return session.execute(query, {"job_id": job_id}).scalar_one()
+
+
+def is_tidy(world, job_id) -> bool:
+    """Tell whether the sweep has removed the checkpoints of a job that succeeded: nobody else changes it any more."""
+    return not world.saved(job_id)
+
+
+@pytest.mark.parametrize(
+    ("world", "held_key", "request_of_it"),
+    [
+        pytest.param("postgres", "/checkpoints/.*/manifest.json$", LONG, id="while it trains and stores a checkpoint"),
+        pytest.param("sqlite", "/adapters/.*/adapter_config.json$", {}, id="while it stores its adapter"),
+        pytest.param("postgres", "/adapters/.*/manifest.json$", {}, id="when its adapter is stored and its row is not"),
+    ],
+    indirect=["world"],
+)
+def test_a_worker_that_was_frozen_past_its_lease_changes_nothing_when_it_wakes(
+    world, store, tmp_path, held_key, request_of_it
+):
+    job_id = world.submit(**request_of_it)
     with worker(world, tmp_path / "frozen.log") as frozen:
-        wanted = "training" if moment == "while it trains" else "publishing"
-        wait_for(lambda: world.look(job_id).phase == wanted, what=wanted)
-        if moment == "while it trains":
-            wait_for(lambda: world.saved(job_id), what="a checkpoint")
-        children = children_of(frozen.pid)
-        frozen.send_signal(signal.SIGSTOP)
-        if world.look(job_id).state is not WorkState.RUNNING:
-            pytest.fail("it was faster than the test")
+        with store.holding(held_key) as held:
+            wait_for(held.came.is_set, what=f"a change of {held_key}")
+            children = children_of(frozen.pid)
+            frozen.send_signal(signal.SIGSTOP)
+            wait_for(lambda: is_stopped(frozen.pid), what="the standstill")
+        assert world.look(job_id).state is WorkState.RUNNING
         with worker(world, tmp_path / "other.log") as other:
             wait_for(lambda: world.look(job_id).attempt == 2, what="the other worker's claim")
-            assert not [pid for pid in children if is_alive(pid)], "its child was dead before the other began"
+            assert not [pid for pid in children if is_alive(pid)], "its child lived when the other worker began"
             wait_for(lambda: world.look(job_id).state is WorkState.SUCCEEDED, what="the other worker's end")
+            wait_for(lambda: is_tidy(world, job_id), what="the sweep of its checkpoints")
             other.terminate()
             other.wait()
-        before = everything(world)
+        rows, objects, changes = rows_of(world), dict(store.objects), len(store.changes)
         frozen.send_signal(signal.SIGCONT)
-        wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), what="the end of its attempt")
-        again = world.submit()
-        world.ends(again)  # it has come to itself, and works
-        assert world.attempts(again)[0].worker_id == world.attempts(job_id)[0].worker_id
-        after = everything(world)
-    assert before[1].items() <= after[1].items()
-    assert not [key for key in after[1].keys() - before[1].keys() if job_id in key]
-    assert [[row for row in rows if again not in row] for rows in after[0].values()] == list(before[0].values())
+        again = world.submit(**OTHER)
+        world.ends(again)  # so it has done with what it was at, and works
+        assert [each.worker_id for each in world.attempts(again)] == [world.attempts(job_id)[0].worker_id]
+        wait_for(lambda: is_tidy(world, again), what="the sweep of its own checkpoints")
+        frozen.terminate()
+        frozen.wait()
+    assert rows_of(world, but=again) ^ rows == set()
+    theirs = (f"default/jobs/{again}/", f"{prefix_of(world, again)}/")
+    changed = [change for change in store.changes[changes:] if not change.partition(" ")[2].startswith(theirs)]
+    assert [change for change in changed if f" {STAGING_PREFIX}/" not in change] == []
+    left = {key: data for key, data in store.objects.items() if not key.startswith(theirs)}
+    assert left == {key: data for key, data in objects.items() if not key.startswith(f"{STAGING_PREFIX}/")}
     assert [each.outcome for each in world.attempts(job_id)] == ["worker_lost", "succeeded"]
 
 

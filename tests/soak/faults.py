@@ -1,4 +1,4 @@
-"""What goes wrong: each fault hurts one thing at a random moment, and heals it after a random time."""
+"""What goes wrong: each fault hurts one thing, and heals it after a random time. What it wants to hurt, it waits for."""
 
 import os
 import random
@@ -6,7 +6,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import dataclass
 
 import sqlalchemy as sa
 from sqlmodel import col, select
@@ -14,124 +14,139 @@ from sqlmodel import col, select
 from core.db import DATABASE_AWAY
 from core.queue import Doorbell, Queue, make_celery
 from models.states import LEASED, Kind, WorkState
-from models.work import Work, transition
-from tests.soak.servers import LEASE_S, Servers, until
+from models.work import Work
+from tests.soak.load import Load
+from tests.soak.servers import LEASE_S, WORKERS, Part, Servers, is_ending, until
 
-Journal = Callable[[str], None]
+STOP_S = 40.0
 
 
-def kill_child(servers: Servers, dice: random.Random, journal: Journal) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """What a fault may touch; `dice` are of this round alone, so that what one fault draws changes no other."""
+
+    servers: Servers
+    load: Load
+    dice: random.Random
+    say: Callable[[str], None]
+
+
+def kill_child(scene: Scene) -> None:
     """Somebody kills a training process and all that it started."""
-    pids = [pid for found in servers.children().values() for pid in found]
-    if pids:
-        pid = dice.choice(pids)
-        journal(f"kill -9 child {pid}")
-        try:
-            os.killpg(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            journal("it had ended")
-
-
-def kill_worker(servers: Servers, dice: random.Random, journal: Journal) -> None:
-    """A worker's machine goes away; later another one comes."""
-    part = servers.parts[dice.choice(["gpu-1", "gpu-2", "gpu-1", "gpu-2", "cpu"])]
-    journal(f"kill -9 {part.name}")
-    part.kill()
-    time.sleep(dice.uniform(0, 2))
-    part.start()
-
-
-def stop_worker(servers: Servers, dice: random.Random, journal: Journal) -> None:
-    """A deploy: the worker is told to stop, and saves."""
-    part = servers.parts[dice.choice(["gpu-1", "gpu-2"])]
-    journal(f"SIGTERM {part.name}")
-    part.send(signal.SIGTERM)
+    alive = until(lambda: [pid for pids in scene.servers.children().values() for pid in pids], what="a child to kill")
+    pid = scene.dice.choice(alive)
+    scene.say(f"kill -9 child {pid}")
     try:
-        part.wait(40)
-    except subprocess.TimeoutExpired:
-        raise AssertionError(f"{part.name} does not leave within 40 s of SIGTERM") from None
+        os.killpg(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        scene.say("it had just ended")
+
+
+def kill_worker(scene: Scene) -> None:
+    """A worker's machine goes away; later another one comes."""
+    part = scene.servers.parts[scene.dice.choice(["gpu-1", "gpu-2", "gpu-1", "gpu-2", "cpu"])]
+    scene.say(f"kill -9 {part.name}")
+    part.kill()
+    time.sleep(scene.dice.uniform(0, 2))
     part.start()
 
 
-def freeze_worker(servers: Servers, dice: random.Random, journal: Journal) -> None:
+def stop_worker(scene: Scene) -> None:
+    """A deploy: the worker is told to stop, and saves."""
+    _stop(scene, scene.servers.parts[scene.dice.choice(WORKERS)])
+
+
+def stop_api(scene: Scene) -> None:
+    """A deploy: the API is told to stop, while clients follow its logs."""
+    _stop(scene, scene.servers.parts["api"])
+
+
+def freeze_worker(scene: Scene) -> None:
     """A worker that stands still until somebody else has its work, and then wakes."""
-    part = servers.parts[dice.choice(["gpu-1", "gpu-2"])]
-    journal(f"SIGSTOP {part.name}")
+    part = scene.servers.parts[scene.dice.choice(["gpu-1", "gpu-2"])]
+    scene.say(f"SIGSTOP {part.name}")
     part.send(signal.SIGSTOP)
-    time.sleep(LEASE_S + dice.uniform(0.5, 4))
-    alive = [pid for pid in servers.children()[part.name] if not _is_ending(pid)]
+    time.sleep(LEASE_S + scene.dice.uniform(0.5, 4))
+    alive = [pid for pid in scene.servers.children()[part.name] if not is_ending(pid)]
     assert not alive, f"the child {alive} of the frozen {part.name} outlived its lease"
-    journal(f"SIGCONT {part.name}")
+    scene.say(f"SIGCONT {part.name}")
     part.send(signal.SIGCONT)
 
 
-def kill_api(servers: Servers, dice: random.Random, journal: Journal) -> None:
+def kill_api(scene: Scene) -> None:
     """The API goes away in the middle of everything."""
-    journal("kill -9 api")
-    servers.parts["api"].kill()
-    time.sleep(dice.uniform(0, 1))
-    servers.parts["api"].start()
+    scene.say("kill -9 api")
+    scene.servers.parts["api"].kill()
+    time.sleep(scene.dice.uniform(0, 1))
+    scene.servers.parts["api"].start()
 
 
-def kill_broker(servers: Servers, dice: random.Random, journal: Journal) -> None:
+def kill_broker(scene: Scene) -> None:
     """The broker goes away, with what it had in memory."""
-    journal("kill -9 valkey")
-    servers.parts["valkey"].kill()
-    time.sleep(dice.uniform(0, 3))
-    servers.parts["valkey"].start()
+    scene.say("kill -9 valkey")
+    scene.servers.parts["valkey"].kill()
+    time.sleep(scene.dice.uniform(0, 3))
+    scene.servers.parts["valkey"].start()
 
 
-def empty_broker(servers: Servers, dice: random.Random, journal: Journal) -> None:
+def empty_broker(scene: Scene) -> None:
     """Every message is lost."""
-    del dice
-    journal("FLUSHALL")
-    servers.flush_broker()
+    scene.say("FLUSHALL")
+    scene.servers.flush_broker()
 
 
-def double_messages(servers: Servers, dice: random.Random, journal: Journal) -> None:
+def double_messages(scene: Scene) -> None:
     """Messages come several times, and for work that is not there."""
-    journal("doubled messages")
-    doorbell = Doorbell(make_celery(servers.settings.redis_url, sweep_s=60))
-    for _ in range(dice.randint(2, 6)):
-        doorbell.ring(Queue.GPU, dice.choice(["job_nowhere", _some_work(servers, dice) or "job_nowhere"]))
+    doorbell = Doorbell(make_celery(scene.servers.settings.redis_url, sweep_s=60))
+    work_id = _some_work(scene)
+    times = scene.dice.randint(2, 6)
+    scene.say(f"{times} messages for {work_id} and for a job that is not there")
+    for _ in range(times):
+        doorbell.ring(Queue.GPU, work_id)
+        doorbell.ring(Queue.GPU, "job_nowhere")
 
 
-def step_clock(servers: Servers, dice: random.Random, journal: Journal) -> None:
+def step_clock(scene: Scene) -> None:
     """The database's clock is set: seen from a lease, its end moves."""
-    by_s = dice.choice([-3600.0, 3600.0])
-    journal(f"the clock jumps by {by_s:+g} s")
+    by_s = scene.dice.choice([-3600.0, 3600.0])
+    _some_work(scene)
+    scene.say(f"the clock jumps by {by_s:+g} s")
     moved = sa.update(Work).where(col(Work.state).in_(LEASED)).values(lease_until_s=col(Work.lease_until_s) - by_s)
-    servers.execute(moved)
+    scene.servers.execute(moved)
 
 
-def pause_and_resume(servers: Servers, dice: random.Random, journal: Journal) -> None:
+def pause_and_resume(scene: Scene) -> None:
     """A user pauses a job, waits, and resumes it."""
-    work_id = _some_work(servers, dice)
-    if work_id is None or not _move(servers, work_id, WorkState.PAUSING):
+    job_id = _some_work(scene)
+    scene.say(f"pause {job_id}")
+    if not scene.load.ask(job_id, "pause"):
+        scene.say("it does not run any more")
         return
-    journal(f"pause {work_id}")
-    until(lambda: _state(servers, work_id) not in {None, WorkState.PAUSING}, what=f"the pause of {work_id}")
-    time.sleep(dice.uniform(0, 1))
-    if _state(servers, work_id) is WorkState.PAUSED:
-        journal(f"resume {work_id}")
-        until(lambda: _move(servers, work_id, WorkState.QUEUED), what=f"resuming {work_id}")
+    until(lambda: scene.load.state(job_id) != WorkState.PAUSING, what=f"the pause of {job_id}")
+    time.sleep(scene.dice.uniform(0, 1))
+    if scene.load.state(job_id) == WorkState.PAUSED:
+        scene.say(f"resume {job_id}")
+        assert scene.load.ask(job_id, "resume"), f"{job_id} is paused and cannot be resumed"
 
 
-def kill_database(servers: Servers, dice: random.Random, journal: Journal) -> None:
+def kill_database(scene: Scene) -> None:
     """The database goes away, and recovers from its log."""
-    assert servers.postgres is not None
-    journal("kill -9 postgres")
-    servers.postgres.kill()
-    time.sleep(dice.uniform(0, 2))
-    servers.postgres.start()
+    assert scene.servers.postgres is not None
+    scene.say("kill -9 postgres")
+    scene.servers.postgres.kill()
+    time.sleep(scene.dice.uniform(0, 2))
+    scene.servers.postgres.start()
 
 
-FAULTS = (
+Fault = Callable[[Scene], None]
+
+FAULTS: tuple[Fault, ...] = (
     kill_child,
     kill_child,
     kill_worker,
     kill_worker,
     stop_worker,
+    stop_api,
     freeze_worker,
     kill_api,
     kill_broker,
@@ -142,40 +157,32 @@ FAULTS = (
 )
 
 
-def faults_of(servers: Servers) -> tuple[Callable[[Servers, random.Random, Journal], None], ...]:
-    """Return the faults that these servers can have; what is in it twice comes twice as often."""
-    return (*FAULTS, kill_database) if servers.postgres else FAULTS
+def deck(servers: Servers, number: int, *, seed: int) -> list[Fault]:
+    """Return every fault that these servers can have in a random order, a new one for each deck; some come twice."""
+    faults = [*FAULTS, kill_database] if servers.postgres else list(FAULTS)
+    random.Random(f"{seed}-deck-{number}").shuffle(faults)
+    return faults
 
 
-def _some_work(servers: Servers, dice: random.Random) -> str | None:
+def _stop(scene: Scene, part: Part) -> None:
+    scene.say(f"SIGTERM {part.name}")
+    part.send(signal.SIGTERM)
+    try:
+        part.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        raise AssertionError(f"{part.name} does not leave within {STOP_S:g} s of SIGTERM") from None
+    part.start()
+
+
+def _some_work(scene: Scene) -> str:
+    """Return a job that runs, as soon as there is one."""
     running = select(Work.id).where(Work.kind == Kind.TRAINING, Work.state == WorkState.RUNNING)
-    try:
-        with servers.database.read() as session:
-            ids = sorted(session.exec(running))
-    except DATABASE_AWAY:
-        return None
-    return dice.choice(ids) if ids else None
 
+    def look() -> list[str]:
+        try:
+            with scene.servers.database.read() as session:
+                return sorted(session.exec(running))
+        except DATABASE_AWAY:
+            return []
 
-def _state(servers: Servers, work_id: str) -> WorkState | None:
-    try:
-        with servers.database.read() as session:
-            return session.get_one(Work, work_id).state
-    except DATABASE_AWAY:
-        return None
-
-
-def _move(servers: Servers, work_id: str, target: WorkState) -> bool:
-    try:
-        with servers.database.write() as session:
-            return transition(session, work_id, target)
-    except DATABASE_AWAY:
-        return False
-
-
-def _is_ending(pid: int) -> bool:
-    """Tell whether a process is gone but for its parent, which is frozen and cannot reap it."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
-    except OSError:
-        return True
+    return scene.dice.choice(until(look, what="a job that runs"))

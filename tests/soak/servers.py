@@ -120,7 +120,7 @@ class Servers:
         )
         self.settings.layout.make()
         self.database = Database(self.settings.resolved_database_url)
-        environment = {
+        self._environment = {
             "LENSMITH_DATA_DIR": str(self.settings.data_dir),
             "LENSMITH_DATABASE_URL": self.settings.resolved_database_url,
             "LENSMITH_REDIS_URL": self.settings.redis_url,
@@ -139,7 +139,7 @@ class Servers:
             "cpu": [sys.executable, "-m", "worker.main", "--queue", "cpu", "--beat"],
         }
         self.parts = {
-            name: Part(name, command, environment, folder / f"{name}.log") for name, command in commands.items()
+            name: Part(name, command, self._environment, folder / f"{name}.log") for name, command in commands.items()
         }
 
     def start(self) -> None:
@@ -156,7 +156,7 @@ class Servers:
     def children(self) -> dict[str, list[int]]:
         """Return the training children of each worker."""
         return {
-            name: [pid for pid in _children(self.parts[name].pid) if "training.run" in _command(pid)]
+            name: [pid for pid in _children(self.parts[name].pid) if "training.run" in command_of(pid)]
             for name in WORKERS
         }
 
@@ -165,6 +165,14 @@ class Servers:
         with suppress(redis.RedisError):
             client.flushall()
         client.close()
+
+    def run_once(self, module: str, **environment: str) -> None:
+        """Run one of our commands to its end."""
+        command = [sys.executable, "-m", module]
+        done = subprocess.run(
+            command, env=os.environ | self._environment | environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{module} ended with {done.returncode}: {done.stderr}"
 
     def execute(self, statement: sa.Executable) -> None:
         """Run a statement as soon as the database takes it."""
@@ -201,9 +209,9 @@ class Servers:
         """Return the processes that know our data directory and still run."""
         mark = str(self.settings.data_dir)
         return [
-            f"{path.name}: {_command(int(path.name))}"
+            f"{path.name}: {command_of(int(path.name))}"
             for path in Path("/proc").iterdir()
-            if path.name.isdigit() and int(path.name) != os.getpid() and mark in _command(int(path.name))
+            if path.name.isdigit() and int(path.name) != os.getpid() and mark in command_of(int(path.name))
         ]
 
 
@@ -226,8 +234,16 @@ def _children(pid: int) -> list[int]:
     return found
 
 
-def _command(pid: int) -> str:
+def command_of(pid: int) -> str:
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     except OSError:
         return ""
+
+
+def is_ending(pid: int) -> bool:
+    """Tell whether a process is gone but for its parent, which may be frozen and cannot reap it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
