@@ -8,7 +8,7 @@ import hashlib
 import io
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -20,12 +20,15 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
+from core import durable
+from core.draft import Draft, Stored
 from core.errors import FailureCode, WorkFailed
 from core.ids import Prefix, new_id
 from core.manifest import MANIFEST_FILE
+from core.storage_errors import storage_failed, told
 
 if TYPE_CHECKING:
-    from obstore import ReadableFile, WritableFile
+    from obstore import ReadableFile
     from obstore.store import ClientConfig
 
 CHUNK_BYTES = 1024 * 1024
@@ -44,29 +47,27 @@ _OPTIONS = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stored:
-    """What was written: its key, its sha256 (hexadecimal) and its size."""
-
-    key: str
-    sha256: str
-    size_bytes: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """An object in a listing."""
+    """An object as the store lists it."""
 
     key: str
     size_bytes: int
-    modified_at: datetime
+    last_modified: datetime
+
+
+def _unguarded() -> None:
+    """Let everything be written."""
 
 
 class Storage:
     """An object store. Every failure comes out as `WorkFailed(storage)`; what is worth a new try was tried by obstore."""
 
-    def __init__(self, store: ObjectStore, *, check: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self, store: ObjectStore, *, folder: Path | None = None, guard: Callable[[], None] = _unguarded
+    ) -> None:
         self._store = store
-        self._check = check or (lambda: None)
+        self._folder = folder  # where the objects lie as files; None: on a server
+        self._guard = guard
 
     @classmethod
     def from_url(cls, url: str, *, request_s: float | None = None) -> "Storage":
@@ -80,23 +81,22 @@ class Storage:
         if url.startswith("file:"):
             root = Path(url2pathname(urlsplit(url).path))
             root.mkdir(parents=True, exist_ok=True)
-            return cls(LocalStore(root))
+            return cls(LocalStore(root), folder=root)
         if request_s is None:
             return cls(from_url(url))
         return cls(from_url(url, client_options=_client_options(request_s)))
 
     def guarded(self, check: Callable[[], None]) -> "Storage":
-        """Return the same store for somebody who may lose the right to write.
+        """Return a view of the same store that asks `check` right before it writes, names or removes anything.
 
-        `check` is called right before an object begins, gets its name or is removed, and raises when the right is gone: then
-        nothing changes. Between its answer and the store's there is a moment left in which it may go; names that hold the
-        digest of what they name, or the fence of who wrote it, make that moment harmless.
+        What `check` raises comes through as it is, and nothing has got its name then. Only temporary bytes of a draft
+        that is given up are removed without asking: nothing leads to them.
         """
-        return Storage(self._store, check=check)
+        return Storage(self._store, folder=self._folder, guard=check)
 
     def put_folder(self, prefix: str, folder: Path) -> None:
-        """Store the files of a flat folder, the manifest last: who finds it finds all that it lists."""
-        for path in sorted(folder.iterdir(), key=lambda each: (each.name == MANIFEST_FILE, each.name)):
+        """Store the files of a folder below a prefix, the manifest last: where it lies, all that it names does."""
+        for path in sorted(folder.iterdir(), key=lambda path: (path.name == MANIFEST_FILE, path.name)):
             self.put_file(f"{prefix}/{path.name}", path)
 
     def put_file(self, key: str, source: Path) -> Stored:
@@ -116,7 +116,7 @@ class Storage:
         """Store what comes piece by piece, as `put_stream` does; an error of `chunks` leaves nothing behind."""
         draft = self.draft(key)
         try:
-            with _told(key):
+            with told(key):
                 for chunk in chunks:
                     draft.write(chunk)
             return self.finish(draft)
@@ -124,20 +124,27 @@ class Storage:
             self.discard(draft)
             raise
 
-    def draft(self, key: str) -> "Draft":
+    def draft(self, key: str) -> Draft:
         """Begin an object whose bytes come from outside; who begins one ends it with `finish` or `discard`."""
-        self._check()
+        self._guard()
         temporary = f"{STAGING_PREFIX}/{new_id(Prefix.REQUEST)}"
-        with _told(key):
+        with told(key):
             out = obstore.open_writer(
                 self._store, temporary, buffer_size=_BUFFER_BYTES, max_concurrency=_BUFFERS_AT_ONCE
             )
-        return Draft(key, temporary, out)
+        return Draft(key, temporary, out, self._guard)
 
-    def finish(self, draft: "Draft") -> Stored:
-        """Read a draft back, compare it with what was written, and give it its name."""
-        with _told(draft.key):
+    def finish(self, draft: Draft) -> Stored:
+        """Read a draft back, compare it with what was written, and give it its name.
+
+        In a folder both bytes and name are on the disk when this returns, so that no row which is written afterwards
+        outlives its object when the power fails; object_store leaves that to the kernel.
+        """
+        self._guard()
+        with told(draft.key):
             draft.close()
+            if self._folder is not None:
+                durable.sync_file(self._folder / draft.temporary)
             if self._digest(draft.temporary) != draft.sha256:
                 raise WorkFailed(
                     FailureCode.STORAGE,
@@ -145,16 +152,18 @@ class Storage:
                     remedy="Check the disk or the object store; then do it again.",
                     retryable=True,
                 )
-            self._check()
+            self._guard()
             obstore.rename(self._store, draft.temporary, draft.key, overwrite=True)
+            if self._folder is not None:
+                durable.sync_name(self._folder / draft.key, below=self._folder)
         return Stored(key=draft.key, sha256=draft.sha256, size_bytes=draft.size_bytes)
 
-    def discard(self, draft: "Draft") -> None:
+    def discard(self, draft: Draft) -> None:
         """Remove what came of a draft. A store that is away keeps it; nothing leads to it."""
         with suppress(WorkFailed):
             draft.close()  # a writer that is only dropped may leave a multipart upload open in the store
         with suppress(WorkFailed):
-            self._delete(draft.temporary)
+            self._remove(draft.temporary)
 
     def chunks(self, key: str) -> Iterator[bytes]:
         """Yield an object piece by piece."""
@@ -162,28 +171,28 @@ class Storage:
             for chunk in obstore.get(self._store, key).stream(min_chunk_size=CHUNK_BYTES):
                 yield bytes(chunk)
         except (BaseError, OSError) as error:
-            raise _storage_failed(key, error) from error
+            raise storage_failed(key, error) from error
 
     def read(self, key: str) -> bytes:
         """Return a small object whole."""
         try:
             return bytes(obstore.get(self._store, key).bytes())
         except (BaseError, OSError) as error:
-            raise _storage_failed(key, error) from error
+            raise storage_failed(key, error) from error
 
     def read_start(self, key: str, size_bytes: int) -> bytes:
         """Return the first bytes of an object, fewer where it is shorter."""
         try:
             return bytes(obstore.get_range(self._store, key, start=0, length=size_bytes))
         except (BaseError, OSError) as error:
-            raise _storage_failed(key, error) from error
+            raise storage_failed(key, error) from error
 
     def open(self, key: str) -> IO[bytes]:
         """Return an object to seek and read in; only the parts that are read come from the store."""
         try:
             return io.BufferedReader(_Window(obstore.open_reader(self._store, key), key), CHUNK_BYTES)
         except (BaseError, OSError) as error:
-            raise _storage_failed(key, error) from error
+            raise storage_failed(key, error) from error
 
     def fetch(self, key: str, target: Path) -> None:
         """Put a copy of an object at a local path. Never a link: who writes to the copy must not reach the object."""
@@ -191,7 +200,7 @@ class Storage:
             with target.open("wb") as out:
                 out.writelines(self.chunks(key))
         except OSError as error:
-            raise _storage_failed(key, error) from error
+            raise storage_failed(key, error) from error
 
     def has(self, key: str) -> bool:
         """Tell whether an object has this name."""
@@ -200,44 +209,36 @@ class Storage:
         except FileNotFoundError:
             return False
         except (BaseError, OSError) as error:
-            raise _storage_failed(key, error) from error
+            raise storage_failed(key, error) from error
         return True
 
     def is_younger(self, key: str, than: datetime) -> bool:
-        """Tell whether an object has this name and was written after a moment."""
+        """Tell whether an object has this name and was written after a moment, by the store's clock."""
         try:
             return obstore.head(self._store, key)["last_modified"] > than
         except FileNotFoundError:
             return False
         except (BaseError, OSError) as error:
-            raise _storage_failed(key, error) from error
+            raise storage_failed(key, error) from error
+
+    def entries(self, prefix: str) -> Iterator[Entry]:
+        """Yield every object below a prefix with its size and its age, in no order; the clock is the store's."""
+        try:
+            for batch in obstore.list(self._store, prefix=prefix):
+                for found in batch:
+                    yield Entry(key=found["path"], size_bytes=found["size"], last_modified=found["last_modified"])
+        except (BaseError, OSError) as error:
+            raise storage_failed(prefix, error) from error
 
     def keys(self, prefix: str) -> Iterator[str]:
         """Yield every key below a prefix."""
         for entry in self.entries(prefix):
             yield entry.key
 
-    def entries(self, prefix: str) -> Iterator[Entry]:
-        """Yield every object below a prefix."""
-        try:
-            for batch in obstore.list(self._store, prefix=prefix):
-                for found in batch:
-                    yield Entry(key=found["path"], size_bytes=found["size"], modified_at=found["last_modified"])
-        except (BaseError, OSError) as error:
-            raise _storage_failed(prefix, error) from error
-
     def delete(self, key: str) -> None:
         """Remove an object; one that is not there is no error."""
-        self._check()
-        self._delete(key)
-
-    def _delete(self, key: str) -> None:
-        try:
-            obstore.delete(self._store, key)
-        except FileNotFoundError:
-            return
-        except (BaseError, OSError) as error:
-            raise _storage_failed(key, error) from error
+        self._guard()
+        self._remove(key)
 
     def delete_below(self, prefix: str) -> None:
         """Remove every object below a prefix."""
@@ -250,40 +251,19 @@ class Storage:
         self.put_bytes(key, b"probe")
         self.delete(key)
 
+    def _remove(self, key: str) -> None:
+        try:
+            obstore.delete(self._store, key)
+        except FileNotFoundError:
+            return
+        except (BaseError, OSError) as error:
+            raise storage_failed(key, error) from error
+
     def _digest(self, key: str) -> str:
         hasher = hashlib.sha256()
         for chunk in self.chunks(key):
             hasher.update(chunk)
         return hasher.hexdigest()
-
-
-class Draft:
-    """An object on its way: its bytes lie under a temporary key until `Storage.finish` names it."""
-
-    def __init__(self, key: str, temporary: str, out: "WritableFile") -> None:
-        self.key = key
-        self.temporary = temporary
-        self.size_bytes = 0
-        self._out = out
-        self._hasher = hashlib.sha256()
-
-    @property
-    def sha256(self) -> str:
-        """Return the digest of what was written so far (hexadecimal)."""
-        return self._hasher.hexdigest()
-
-    def write(self, data: bytes) -> None:
-        """Append bytes."""
-        with _told(self.key):
-            self._out.write(data)
-        self._hasher.update(data)
-        self.size_bytes += len(data)
-
-    def close(self) -> None:
-        """Hand the last bytes to the store."""
-        with _told(self.key):
-            if not self._out.closed():
-                self._out.close()
 
 
 def _client_options(request_s: float) -> "ClientConfig":
@@ -317,29 +297,6 @@ class _Window(io.RawIOBase):
         try:
             data = bytes(self._reader.read(len(buffer)))
         except (BaseError, OSError) as error:
-            raise _storage_failed(self._key, error) from error
+            raise storage_failed(self._key, error) from error
         buffer[: len(data)] = data
         return len(data)
-
-
-@contextmanager
-def _told(key: str) -> Iterator[None]:
-    """Turn what the store raises into `WorkFailed(storage)`."""
-    try:
-        yield
-    except (BaseError, OSError) as error:
-        raise _storage_failed(key, error) from error
-
-
-def _storage_failed(key: str, error: Exception) -> WorkFailed:
-    what = (
-        "is not in the store"
-        if isinstance(error, FileNotFoundError)
-        else f"could not be stored or read ({type(error).__name__})"
-    )
-    return WorkFailed(
-        FailureCode.STORAGE,
-        f"The object {key} {what}.",
-        remedy="Check the free space and the rights of LENSMITH_STORAGE_URL; then do it again.",
-        retryable=True,
-    )

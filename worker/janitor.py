@@ -79,7 +79,7 @@ def forget_checkpoints(database: Database, storage: Storage, *, keep_days: float
 
 
 def _unnamed(database: Database, storage: Storage, before: datetime) -> Iterator[tuple[str, Entry]]:
-    old = [entry for entry in storage.entries("") if entry.modified_at < before]
+    old = [entry for entry in storage.entries("") if entry.last_modified < before]
     with database.read() as session:
         prefixes, living = named.prefixes(session), named.datasets_of(session)
     images = [entry for entry in old if _kind(entry.key) == "images"]

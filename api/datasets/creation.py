@@ -17,10 +17,10 @@ from api.datasets.uploaded import Whole, find_whole, join, take
 from api.idempotency import Answer, KeyHeader, answered, fingerprint, in_flight, once
 from api.services import ProjectDep, Services, ServicesDep
 from api.text import NAME_CHARS, Name, file_name
+from core.draft import Stored
 from core.errors import Conflict, Invalid, Problem, WorkFailed
 from core.ids import Prefix, new_id
 from core.queue import Queue
-from core.storage import Stored
 from ingest.columns import check_columns, parse_columns
 from ingest.container import Container, sniff
 from ingest.skipped import OnBadRow

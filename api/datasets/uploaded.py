@@ -8,8 +8,9 @@ from sqlmodel import Session
 from api.services import Services
 from api.text import is_id
 from api.uploads.access import pending, unknown
+from core.draft import Stored
 from core.errors import Conflict, Invalid
-from core.storage import Storage, Stored
+from core.storage import Storage
 from ingest.container import Container, sniff
 from models import upload as uploads
 from models.upload import Upload, UploadPart

@@ -12,11 +12,12 @@ from api.services import ProjectDep, Services, ServicesDep
 from api.uploads.access import find, hold, pending
 from api.uploads.digests import ClaimedDep, check_digest
 from api.uploads.schemas import read_part
+from core.draft import Stored
 from core.errors import Invalid, Problem, Unavailable, WorkFailed
 from core.http import CLIENT_GONE_STATUS
 from core.ids import Prefix, new_id
 from core.logs import get_logger
-from core.storage import CHUNK_BYTES, Storage, Stored
+from core.storage import CHUNK_BYTES, Storage
 from models import upload as uploads
 from models.upload import Upload, UploadPart
 
