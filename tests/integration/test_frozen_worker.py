@@ -105,20 +105,27 @@ def is_tidy(world, job_id) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("world", "held_key", "request_of_it"),
+    ("world", "held_key", "is_lost", "request_of_it"),
     [
-        pytest.param("postgres", "/checkpoints/.*/manifest.json$", LONG, id="while it trains and stores a checkpoint"),
-        pytest.param("sqlite", "/adapters/.*/adapter_config.json$", {}, id="while it stores its adapter"),
-        pytest.param("postgres", "/adapters/.*/manifest.json$", {}, id="when its adapter is stored and its row is not"),
+        pytest.param(
+            "postgres", "/checkpoints/.*/manifest.json$", False, LONG, id="while it trains and stores a checkpoint"
+        ),
+        pytest.param("sqlite", "/adapters/.*/adapter_config.json$", False, {}, id="while it stores its adapter"),
+        pytest.param(
+            "sqlite", "/adapters/.*/adapter_config.json$", True, {}, id="while an answer of the store is lost"
+        ),
+        pytest.param(
+            "postgres", "/adapters/.*/manifest.json$", False, {}, id="when its adapter is stored and its row is not"
+        ),
     ],
     indirect=["world"],
 )
 def test_a_worker_that_was_frozen_past_its_lease_changes_nothing_when_it_wakes(
-    world, store, tmp_path, held_key, request_of_it
+    world, store, tmp_path, held_key, is_lost, request_of_it
 ):
     job_id = world.submit(**request_of_it)
     with worker(world, tmp_path / "frozen.log") as frozen:
-        with store.holding(held_key) as held:
+        with store.holding(held_key, is_lost=is_lost) as held:
             wait_for(held.came.is_set, what=f"a change of {held_key}")
             children = children_of(frozen.pid)
             frozen.send_signal(signal.SIGSTOP)

@@ -1,4 +1,4 @@
-"""An object store that speaks as much S3 as we use, keeps objects in memory, and holds back an answer when a test says so.
+"""An object store that speaks as much S3 as we use, keeps objects in memory, and holds back or loses an answer when a test says so.
 
 So a worker can be stopped in the middle of a request, where a local folder would be faster than any test.
 """
@@ -21,9 +21,10 @@ LONGEST_S = 120.0
 
 @dataclass
 class Held:
-    """One request whose answer waits: `came` is set when it is done, its answer goes out when `released` is."""
+    """One request whose answer waits: `came` is set when it is done; when `released` is, its answer goes out, or is lost."""
 
     pattern: re.Pattern[str]
+    is_lost: bool
     came: threading.Event = field(default_factory=threading.Event)
     released: threading.Event = field(default_factory=threading.Event)
 
@@ -57,17 +58,17 @@ class Store:
         self._server.server_close()
 
     @contextmanager
-    def holding(self, pattern: str) -> Iterator[Held]:
-        """Hold the answer to the first change of a key that matches, until it is released or the block ends."""
-        held = self._held = Held(re.compile(pattern))
+    def holding(self, pattern: str, *, is_lost: bool = False) -> Iterator[Held]:
+        """Hold the answer to the first change of a key that matches, until the block ends; then send it, or lose it."""
+        held = self._held = Held(re.compile(pattern), is_lost)
         try:
             yield held
         finally:
             self._held = None
             held.released.set()
 
-    def change(self, key: str, data: bytes | None) -> None:
-        """Put or remove an object, and hold the caller if a test wants that."""
+    def change(self, key: str, data: bytes | None) -> bool:
+        """Put or remove an object, and hold the caller if a test wants that; False: it gets no answer."""
         with self._lock:
             if data is None:
                 self.objects.pop(key, None)
@@ -75,11 +76,11 @@ class Store:
                 self.objects[key] = data
             self.changes.append(f"{'DELETE' if data is None else 'PUT'} {key}")
             held = self._held
-            is_first = held is not None and held.pattern.search(key) is not None and not held.came.is_set()
-            if held is not None and is_first:
-                held.came.set()
-        if held is not None and is_first:
-            held.released.wait(LONGEST_S)
+            if held is None or held.came.is_set() or held.pattern.search(key) is None:
+                return True
+            held.came.set()
+        held.released.wait(LONGEST_S)
+        return not held.is_lost
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -92,15 +93,13 @@ class _Handler(BaseHTTPRequestHandler):
     def do_PUT(self) -> None:
         data, source = self._body(), self.headers.get("x-amz-copy-source")
         if source is None:
-            self.store.change(self._key(), data)
-            self._answer(200, etag=_etag(data))
+            self._change(data, etag=_etag(data))
             return
         copied = self.store.objects.get(unquote(source).removeprefix("/").partition("/")[2])
         if copied is None:
             self._missing()
             return
-        self.store.change(self._key(), copied)
-        self._answer(200, f"<CopyObjectResult><ETag>{_etag(copied)}</ETag></CopyObjectResult>".encode())
+        self._change(copied, f"<CopyObjectResult><ETag>{_etag(copied)}</ETag></CopyObjectResult>".encode())
 
     def do_GET(self) -> None:
         query = parse_qs(urlsplit(self.path).query)
@@ -137,6 +136,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.store.change(key, None)
         told = "".join(f"<Deleted><Key>{escape(key)}</Key></Deleted>" for key in keys)
         self._answer(200, f"<DeleteResult>{told}</DeleteResult>".encode())
+
+    def _change(self, data: bytes, answer: bytes = b"", **headers: str) -> None:
+        if self.store.change(self._key(), data):
+            self._answer(200, answer, **headers)
+        else:
+            self.close_connection = True
 
     def _key(self) -> str:
         return unquote(urlsplit(self.path).path).removeprefix(f"/{BUCKET}/")
