@@ -48,7 +48,7 @@ class Keeper:
         """Take a checkpoint that lies whole in the staging folder. It is held by links, for the child removes its own."""
         source, held = self._staging / saved.path, self._staging / _KEPT / f"{saved.step}"
         try:
-            shutil.copytree(source, held, copy_function=os.link)
+            shutil.copytree(source, held, copy_function=_link)
         except (OSError, shutil.Error) as error:  # newer ones have taken its place already
             log.info("checkpoint gone before it was stored", work_id=self._attempt.claim.work_id, error=str(error))
             shutil.rmtree(held, ignore_errors=True)
@@ -126,6 +126,16 @@ class Keeper:
     def _warn(self, saved: Saved, detail: str) -> None:
         message = f"The checkpoint of step {saved.step:,} could not be stored: {detail}"
         warn(self._rooms, self._attempt, message)
+
+
+def _link(source: str, target: str) -> None:
+    """Give a file a second name; where the file system has no links, copy it."""
+    try:
+        os.link(source, target)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def bring(rooms: Rooms, attempt: Attempt, staging: Path) -> int | None:
