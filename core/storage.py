@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
@@ -70,18 +70,21 @@ class Storage:
         self._guard = guard
 
     @classmethod
-    def from_url(cls, url: str, *, request_s: float | None = None) -> "Storage":
+    def from_url(cls, url: str, *, request_s: float | None = None, retry_s: float | None = None) -> "Storage":
         """Open `file:///folder` or `s3://bucket/prefix` (credentials from the usual AWS variables).
 
         Args:
             url: where the objects lie.
             request_s: how long one request to a server may take, its body included; None leaves it to obstore: 30 s,
                 then again from the place reached, and nothing after three minutes.
+            retry_s: how long after its beginning a request may be repeated; a worker may not repeat one when its lease is over.
         """
         if url.startswith("file:"):
             root = Path(url2pathname(urlsplit(url).path))
             root.mkdir(parents=True, exist_ok=True)
             return cls(LocalStore(root), folder=root)
+        if retry_s is not None:
+            return cls(from_url(url, retry_config={"retry_timeout": timedelta(seconds=retry_s)}))
         if request_s is None:
             return cls(from_url(url))
         return cls(from_url(url, client_options=_client_options(request_s)))

@@ -4,6 +4,7 @@ A job that asks for several processes gets them here: the child becomes their la
 """
 
 import json
+import os
 import sys
 from typing import Any
 
@@ -47,4 +48,7 @@ def _num_processes() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # torch takes seconds to leave, and the thread that holds the child to its lease is gone by then

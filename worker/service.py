@@ -49,7 +49,7 @@ class Service:
         self._settings = settings
         self._queue = queue
         self._database = Database(settings.resolved_database_url)
-        self._storage = Storage.from_url(settings.resolved_storage_url)
+        self._storage = Storage.from_url(settings.resolved_storage_url, retry_s=settings.heartbeat_s)
         rooms = Rooms(self._database, self._storage, settings.layout)
         validation = Validation(rooms, Sources(settings), remote_images=settings.remote_images)
         offer = Offer(gpus=num_gpus(), classes=settings.worker_class_names)
