@@ -54,9 +54,11 @@ def add(session: Session, checkpoint: Checkpoint) -> list[Checkpoint]:
     """Name a stored checkpoint; return the older ones whose rows were removed for it, and whose objects may go."""
     session.add(checkpoint)
     session.flush()
-    old = of_job(session, checkpoint.job_id)[NUM_KEPT:]
+    rows = of_job(session, checkpoint.job_id)
+    kept, old = rows[:NUM_KEPT], rows[NUM_KEPT:]
     forget(session, old)
-    return old
+    still_named = {each.sha256 for each in kept}
+    return [each for each in old if each.sha256 not in still_named]
 
 
 def forget(session: Session, checkpoints: Sequence[Checkpoint]) -> None:

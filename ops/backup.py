@@ -1,11 +1,14 @@
 """`lensmith backup`: the embedded database and its objects in one file, while the service runs."""
 
+import json
 import os
 import sqlite3
 from contextlib import closing, suppress
 from pathlib import Path
+from urllib.parse import quote
 
 from core.db import Database
+from core.manifest import MANIFEST_FILE
 from core.settings import Settings
 from core.storage import STAGING_PREFIX
 from models import named
@@ -45,7 +48,10 @@ def backup(settings: Settings, file: Path) -> dict[str, str]:
         for left in (part, snapshot):
             with suppress(FileNotFoundError):
                 left.unlink()
-    raise CannotStart(f"The object {missing[0]} is named by a row and is not there; the service's own copy is damaged.")
+    raise CannotStart(
+        f"The object {missing[0]} is named by a row and is missing or changed. If jobs save all the time, pause them and take "
+        "the backup again; else the service's own copy is damaged."
+    )
 
 
 def check_embedded(settings: Settings, done: str) -> None:
@@ -80,11 +86,30 @@ def _write(storage: Path, snapshot: Path, part: Path) -> list[str]:
         writer.close()
         out.flush()
         os.fsync(out.fileno())
-    return [key for key in _named(snapshot) if f"{archive.STORAGE}/{key}" not in writer.digests]
+    wanted = [key for key in _named(snapshot) if f"{archive.STORAGE}/{key}" not in writer.digests]
+    return wanted or _broken_folders(storage, snapshot, writer.digests)
+
+
+def _broken_folders(storage: Path, snapshot: Path, digests: dict[str, str]) -> list[str]:
+    """Return what a manifest lists and the backup does not have like that: removed or changed while it was copied."""
+    broken = []
+    for key in _named(snapshot):
+        prefix, _, name = key.rpartition("/")
+        if name == MANIFEST_FILE:
+            try:
+                files = json.loads((storage / key).read_bytes())["files"]
+            except (OSError, ValueError, KeyError):
+                return [key]
+            broken += [
+                f"{prefix}/{file}"
+                for file, entry in files.items()
+                if digests.get(f"{archive.STORAGE}/{prefix}/{file}") != entry["sha256"]
+            ]
+    return broken
 
 
 def _named(snapshot: Path) -> list[str]:
-    database = Database(f"sqlite:///{snapshot}")
+    database = Database(f"sqlite:///{quote(str(snapshot))}")
     try:
         with database.read() as session:
             return named.keys(session)

@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 from pathlib import Path
+from urllib.parse import quote
 
 from core.db import Database
 from core.settings import Settings
@@ -50,7 +51,7 @@ def restore(settings: Settings, file: Path) -> int:
 
 def _release(path: Path) -> int:
     """Bring the database to the newest schema, and take every lease in it back."""
-    database = Database(f"sqlite:///{path}")
+    database = Database(f"sqlite:///{quote(str(path))}")
     try:
         upgrade(database)
         with database.write() as session:

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import pyarrow as pa
+
 from core import logs
 from core.clock import utc_now
 from core.db import Database
@@ -83,11 +85,11 @@ def _unnamed(database: Database, storage: Storage, before: datetime) -> Iterator
     with database.read() as session:
         prefixes, living = named.prefixes(session), named.datasets_of(session)
     images = [entry for entry in old if _kind(entry.key) == "images"]
-    shown = _image_names(storage, living) if images else frozenset()
+    shown = _image_names(storage, living) if images else None
     for entry in old:
         kind = _kind(entry.key)
         if kind == "images":
-            if tuple(entry.key.split("/")[::2]) not in shown:
+            if shown is not None and tuple(entry.key.split("/")[::2]) not in shown:
                 yield kind, entry
         elif kind == STAGING_PREFIX or (kind and not _is_named(entry.key, prefixes)):
             yield kind, entry
@@ -107,14 +109,18 @@ def _is_named(key: str, prefixes: set[str]) -> bool:
     return any("/".join(parts[:length]) in prefixes for length in range(3, len(parts) + 1))
 
 
-def _image_names(storage: Storage, living: list[Dataset]) -> frozenset[tuple[str, str]]:
-    """Return the project and the sha256 of every image that the table of a data set names."""
+def _image_names(storage: Storage, living: list[Dataset]) -> frozenset[tuple[str, str]] | None:
+    """Return the project and the sha256 of every image that the table of a data set names; None: a table is unreadable."""
     found: set[tuple[str, str]] = set()
     for dataset in living:
         if dataset.digest is not None:
-            with tempfile.TemporaryDirectory() as folder:
-                storage.fetch(dataset.records_key(dataset.digest), Path(folder) / RECORDS_FILE)
-                found |= {(dataset.project, name) for name in read_image_names(Path(folder))}
+            try:
+                with tempfile.TemporaryDirectory() as folder:
+                    storage.fetch(dataset.records_key(dataset.digest), Path(folder) / RECORDS_FILE)
+                    found |= {(dataset.project, name) for name in read_image_names(Path(folder))}
+            except (pa.ArrowException, WorkFailed) as error:
+                log.warning("a table cannot be read: every image stays", dataset_id=dataset.id, error=str(error))
+                return None
     return frozenset(found)
 
 

@@ -227,6 +227,16 @@ def test_an_object_that_a_row_names_and_that_is_gone_is_told(house, tmp_path):
     assert not list(tmp_path.glob("b.tar*"))
 
 
+def test_a_file_of_an_adapter_that_is_gone_or_changed_is_told(house, tmp_path):
+    file = house.settings.layout.storage / adapter_prefix("default", house.adapter) / "adapter_model.safetensors"
+    file.write_bytes(b"another")
+    with pytest.raises(CannotStart, match=r"adapter_model\.safetensors is named by a row"):
+        backup(house.settings, tmp_path / "b.tar")
+    file.unlink()
+    with pytest.raises(CannotStart, match=r"adapter_model\.safetensors is named by a row"):
+        backup(house.settings, tmp_path / "b.tar")
+
+
 @pytest.mark.parametrize("elsewhere_too", [{"database_url": "postgresql://x/y"}, {"storage_url": "s3://b/p"}])
 def test_what_is_not_embedded_is_left_to_the_tools_that_do_it_better(settings, tmp_path, elsewhere_too):
     with pytest.raises(CannotStart, match="pg_dump"):
