@@ -394,7 +394,7 @@ mode = __import__("json").load(open(sys.argv[sys.argv.index("--spec") + 1]))["mo
 if mode == "endless line":
     sys.stdout.write("x" * 3_000_000)
 elif mode == "flood":
-    for n in range(5000): print(n)
+    for n in range(5000): print(str(n) * 20)  # more than a pipe holds, so that no single read has all of it
 elif mode == "grandchild":
     left = subprocess.Popen(["sleep", "600"], pass_fds=(fd,))
     os.write(fd, b'{"type": "result", "data": {"pid": %d}}\\n' % left.pid)
