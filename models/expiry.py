@@ -18,10 +18,9 @@ from core.clock import utc_now
 from core.db import NowS
 from core.errors import FailureCode
 from core.queue import Queue
-from models.event import note
-from models.leases import RELEASED, Claim
+from models.leases import Claim, Ending, end_attempt
 from models.states import LEASED, AttemptOutcome, WorkState
-from models.work import Work, close_attempt, transition
+from models.work import Work
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +104,7 @@ def lose(session: Session, claimed: Claim, *, max_attempts: int, what: str) -> W
 
 def _lose(session: Session, work: Work, *, max_attempts: int, what: str) -> WorkState | None:
     lost = work.lost_attempts + 1
-    values: dict[str, Any] = {"lost_attempts": lost, **RELEASED}
+    values: dict[str, Any] = {"lost_attempts": lost}
     failure = None
     if work.state is WorkState.CANCELLING:
         target, message = WorkState.CANCELLED, f"Cancelled; {_inside(what)}."
@@ -118,11 +117,8 @@ def _lose(session: Session, work: Work, *, max_attempts: int, what: str) -> Work
         target, message = WorkState.PAUSED, f"Paused; {_inside(what)}, what it did since its last checkpoint is lost."
     else:
         target, message = WorkState.QUEUED, f"{what}; queued again (attempt {work.attempt} lost)."
-    if not transition(session, work.id, target, fence=work.fence, **values):
-        return None
-    note(session, work.id, message, state=target)
-    close_attempt(session, work.id, AttemptOutcome.WORKER_LOST, failure=failure)
-    return target
+    ending = Ending(target=target, message=message, outcome=AttemptOutcome.WORKER_LOST, failure=failure)
+    return target if end_attempt(session, work.id, ending, fence=work.fence, **values) else None
 
 
 def _inside(sentence: str) -> str:

@@ -19,7 +19,7 @@ from models.work import Work, close_attempt, transition
 
 LONGEST_WAIT_S = 1200.0  # before a failed attempt is followed by another
 
-RELEASED: dict[str, Any] = {"lease_owner": None, "lease_until_s": None, "phase": None}
+_RELEASED: dict[str, Any] = {"lease_owner": None, "lease_until_s": None, "phase": None}
 
 _PAUSING = frozenset({WorkState.PAUSING})
 
@@ -28,6 +28,16 @@ _OUTCOMES = {
     WorkState.FAILED: AttemptOutcome.FAILED,
     WorkState.CANCELLED: AttemptOutcome.CANCELLED,
 }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """How an attempt ends: where its work goes, what the log says of it, and what is kept of the attempt."""
+
+    target: WorkState
+    message: str
+    outcome: AttemptOutcome
+    failure: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,36 +79,41 @@ def set_phase(session: Session, claimed: Claim, phase: Phase) -> bool:
     return row is not None
 
 
+def end_attempt(
+    session: Session,
+    work_id: str,
+    ending: Ending,
+    *,
+    fence: int,
+    unless: frozenset[WorkState] = frozenset(),
+    **values: Any,
+) -> bool:
+    """Let go of a lease: move the work, say so in its log, close its attempt; False: fenced, and nothing was written.
+
+    `unless` and `values` are those of `transition`.
+    """
+    if not transition(session, work_id, ending.target, fence=fence, unless=unless, **_RELEASED, **values):
+        return False
+    note(session, work_id, ending.message, state=ending.target)
+    close_attempt(session, work_id, ending.outcome, failure=ending.failure)
+    return True
+
+
 def finish(session: Session, claimed: Claim, target: WorkState, *, failure: dict[str, Any] | None = None) -> bool:
     """End the work as `succeeded`, `failed` or `cancelled`; False: fenced, and nothing was written."""
-    ended = transition(
-        session,
-        claimed.work_id,
-        target,
-        fence=claimed.fence,
-        failure=failure,
-        finished_at=utc_now(),
-        **RELEASED,
-    )
-    if not ended:
-        return False
     message = {
         WorkState.SUCCEEDED: "Succeeded.",
         WorkState.FAILED: f"Failed: {(failure or {}).get('detail', '')}",
         WorkState.CANCELLED: "Cancelled.",
     }[target]
-    note(session, claimed.work_id, message, state=target)
-    close_attempt(session, claimed.work_id, _OUTCOMES[target], failure=failure)
-    return True
+    ending = Ending(target=target, message=message, outcome=_OUTCOMES[target], failure=failure)
+    return end_attempt(session, claimed.work_id, ending, fence=claimed.fence, failure=failure, finished_at=utc_now())
 
 
 def pause(session: Session, claimed: Claim) -> bool:
     """End running work as `paused`, as a user asked; False: nobody did, or fenced."""
-    if not transition(session, claimed.work_id, WorkState.PAUSED, fence=claimed.fence, **RELEASED):
-        return False
-    note(session, claimed.work_id, "Paused.", state=WorkState.PAUSED)
-    close_attempt(session, claimed.work_id, AttemptOutcome.PAUSED)
-    return True
+    ending = Ending(target=WorkState.PAUSED, message="Paused.", outcome=AttemptOutcome.PAUSED)
+    return end_attempt(session, claimed.work_id, ending, fence=claimed.fence)
 
 
 def try_again(session: Session, claimed: Claim, failure: dict[str, Any], *, max_attempts: int, retry_s: float) -> bool:
@@ -110,13 +125,16 @@ def try_again(session: Session, claimed: Claim, failure: dict[str, Any], *, max_
     if failed >= max_attempts:
         return False
     wait_s = min(retry_s * 4 ** (failed - 1), LONGEST_WAIT_S)
-    values = {"failed_attempts": failed, "available_at_s": NowS() + wait_s, **RELEASED}
-    if not transition(session, claimed.work_id, WorkState.QUEUED, fence=claimed.fence, unless=_PAUSING, **values):
-        return False
     message = f"{failure['detail']} It is tried again in {wait_s:g} s (attempt {claimed.attempt} failed)."
-    note(session, claimed.work_id, message, state=WorkState.QUEUED)
-    close_attempt(session, claimed.work_id, AttemptOutcome.FAILED, failure=failure)
-    return True
+    return end_attempt(
+        session,
+        claimed.work_id,
+        Ending(target=WorkState.QUEUED, message=message, outcome=AttemptOutcome.FAILED, failure=failure),
+        fence=claimed.fence,
+        unless=_PAUSING,
+        failed_attempts=failed,
+        available_at_s=NowS() + wait_s,
+    )
 
 
 def gained(session: Session, claimed: Claim) -> None:
@@ -126,18 +144,16 @@ def gained(session: Session, claimed: Claim) -> None:
 
 def give_back(session: Session, claimed: Claim, *, reason: str) -> bool:
     """Put running work back in its queue because the worker was told to stop; it costs no attempt."""
-    if not transition(session, claimed.work_id, WorkState.QUEUED, fence=claimed.fence, **RELEASED):
-        return False
-    note(session, claimed.work_id, f"Given back: {reason}", state=WorkState.QUEUED)
-    close_attempt(session, claimed.work_id, AttemptOutcome.GIVEN_BACK)
-    return True
+    message = f"Given back: {reason}"
+    ending = Ending(target=WorkState.QUEUED, message=message, outcome=AttemptOutcome.GIVEN_BACK)
+    return end_attempt(session, claimed.work_id, ending, fence=claimed.fence)
 
 
 def release_all(session: Session, *, reason: str) -> int:
     """Take every lease back, because no worker can be there; return how many are queued again, not cancelled or paused."""
     num_queued = 0
     for work in session.exec(select(Work).where(col(Work.state).in_(LEASED))).all():
-        held = Claim(work_id=work.id, project=work.project, kind=work.kind, fence=work.fence, attempt=work.attempt)
-        if not finish(session, held, WorkState.CANCELLED) and not pause(session, held):
-            num_queued += give_back(session, held, reason=reason)
+        claimed = Claim(work_id=work.id, project=work.project, kind=work.kind, fence=work.fence, attempt=work.attempt)
+        if not finish(session, claimed, WorkState.CANCELLED) and not pause(session, claimed):
+            num_queued += give_back(session, claimed, reason=reason)
     return num_queued
