@@ -8,6 +8,7 @@ from sqlmodel import Field, Session, SQLModel, col, select
 
 from core.clock import utc_now
 from core.db import UtcDateTime
+from models.job import job_prefix
 from models.states import TERMINAL, WorkState
 from models.work import DEFAULT_PROJECT, Work
 
@@ -36,7 +37,7 @@ class Checkpoint(SQLModel, table=True):
 
 def checkpoints_prefix(project: str, job_id: str) -> str:
     """Return the prefix of the objects of all checkpoints of a job."""
-    return f"{project}/jobs/{job_id}/checkpoints"
+    return f"{job_prefix(project, job_id)}/checkpoints"
 
 
 def checkpoint_prefix(project: str, job_id: str, sha256: str) -> str:

@@ -20,11 +20,7 @@ def keys(session: Session) -> list[str]:
     found += [f"{checkpoint.prefix}/{MANIFEST_FILE}" for checkpoint in session.exec(select(Checkpoint))]
     for dataset in datasets_of(session):
         found += _of_dataset(dataset)
-    archived = select(Job).where(col(Job.archived_seq).is_not(None), col(Job.deleted_at).is_(None))
-    found += [
-        Archive(job_id=job.id, project=job.project, seq=job.archived_seq or 0).key for job in session.exec(archived)
-    ]
-    return found
+    return found + _archives(session)
 
 
 def prefixes(session: Session) -> set[str]:
@@ -33,12 +29,19 @@ def prefixes(session: Session) -> set[str]:
     found |= {checkpoint.prefix for checkpoint in session.exec(select(Checkpoint))}
     found |= {dataset.prefix for dataset in datasets_of(session)}
     found |= {upload.prefix for upload in session.exec(select(Upload))}
-    return found | {key for key in keys(session) if "/log-" in key}
+    return found | set(_archives(session))
 
 
 def datasets_of(session: Session) -> list[Dataset]:
     """Return the data sets that were not deleted, of every project."""
     return list(session.exec(select(Dataset).where(col(Dataset.deleted_at).is_(None))))
+
+
+def _archives(session: Session) -> list[str]:
+    archived = select(Job).where(col(Job.archived_seq).is_not(None), col(Job.deleted_at).is_(None))
+    return [
+        Archive(job_id=job.id, project=job.project, seq=job.archived_seq or 0).key for job in session.exec(archived)
+    ]
 
 
 def _of_dataset(dataset: Dataset) -> list[str]:

@@ -55,6 +55,20 @@ def verify(file: Path) -> dict[str, str]:
     Raises:
         CannotStart: It is not whole; the sentence names the member.
     """
+    return _read(file, None)
+
+
+def unpack(file: Path, folder: Path) -> None:
+    """Write the members of a backup below a folder; nothing of it counts unless this returns.
+
+    Raises:
+        CannotStart: It is not whole, or names what no backup holds.
+    """
+    _read(file, folder)
+
+
+def _read(file: Path, folder: Path | None) -> dict[str, str]:
+    """Read every member once, write it where there is a folder, and compare all with the manifest, which comes last."""
     found: dict[str, str] = {}
     document = None
     with _readable(file):
@@ -62,7 +76,7 @@ def verify(file: Path) -> dict[str, str]:
             if info.name == MANIFEST:
                 document = stream.read()
             else:
-                found[info.name] = _copied(stream, None)
+                found[info.name] = _copied(stream, None if folder is None else folder / _checked(info.name, file))
     expected = _parsed(document, file)
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
@@ -70,22 +84,6 @@ def verify(file: Path) -> dict[str, str]:
                 f"The backup {file.name} is damaged: {name} is not what its manifest says. Take another one."
             )
     return expected
-
-
-def unpack(file: Path, folder: Path) -> None:
-    """Write the members of a backup below a folder, and compare each with its digest.
-
-    Raises:
-        CannotStart: It is not whole, or names what no backup holds.
-    """
-    expected = verify(file)
-    for info, stream in _members(file):
-        if info.name == MANIFEST:
-            continue
-        target = folder / _checked(info.name, file)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if _copied(stream, target) != expected[info.name]:
-            raise CannotStart(f"The backup {file.name} changed while it was read; copy it away first.")
 
 
 def _members(file: Path) -> Iterator[tuple[tarfile.TarInfo, IO[bytes]]]:
@@ -133,6 +131,7 @@ def _copied(stream: IO[bytes], target: Path | None) -> str:
         while reading.read(_CHUNK_BYTES):
             pass
     else:
+        target.parent.mkdir(parents=True, exist_ok=True)
         with target.open("wb") as out:
             shutil.copyfileobj(reading, out, _CHUNK_BYTES)
             out.flush()

@@ -86,14 +86,15 @@ def _write(storage: Path, snapshot: Path, part: Path) -> list[str]:
         writer.close()
         out.flush()
         os.fsync(out.fileno())
-    wanted = [key for key in _named(snapshot) if f"{archive.STORAGE}/{key}" not in writer.digests]
-    return wanted or _broken_folders(storage, snapshot, writer.digests)
+    wanted = _named(snapshot)
+    missing = [key for key in wanted if f"{archive.STORAGE}/{key}" not in writer.digests]
+    return missing or _broken_folders(storage, wanted, writer.digests)
 
 
-def _broken_folders(storage: Path, snapshot: Path, digests: dict[str, str]) -> list[str]:
+def _broken_folders(storage: Path, wanted: list[str], digests: dict[str, str]) -> list[str]:
     """Return what a manifest lists and the backup does not have like that: removed or changed while it was copied."""
     broken = []
-    for key in _named(snapshot):
+    for key in wanted:
         prefix, _, name = key.rpartition("/")
         if name == MANIFEST_FILE:
             try:
