@@ -207,22 +207,12 @@ class Storage:
 
     def has(self, key: str) -> bool:
         """Tell whether an object has this name."""
-        try:
-            obstore.head(self._store, key)
-        except FileNotFoundError:
-            return False
-        except (BaseError, OSError) as error:
-            raise storage_failed(key, error) from error
-        return True
+        return self._last_modified(key) is not None
 
     def is_younger(self, key: str, than: datetime) -> bool:
         """Tell whether an object has this name and was written after a moment, by the store's clock."""
-        try:
-            return obstore.head(self._store, key)["last_modified"] > than
-        except FileNotFoundError:
-            return False
-        except (BaseError, OSError) as error:
-            raise storage_failed(key, error) from error
+        written_at = self._last_modified(key)
+        return written_at is not None and written_at > than
 
     def entries(self, prefix: str) -> Iterator[Entry]:
         """Yield every object below a prefix with its size and its age, in no order; the clock is the store's."""
@@ -253,6 +243,14 @@ class Storage:
         key = f"{STAGING_PREFIX}/{new_id(Prefix.REQUEST)}"
         self.put_bytes(key, b"probe")
         self.delete(key)
+
+    def _last_modified(self, key: str) -> datetime | None:
+        try:
+            return obstore.head(self._store, key)["last_modified"]
+        except FileNotFoundError:
+            return None
+        except (BaseError, OSError) as error:
+            raise storage_failed(key, error) from error
 
     def _remove(self, key: str) -> None:
         try:

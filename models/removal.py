@@ -1,4 +1,4 @@
-"""Removing what has objects as well as rows: the objects first, so that a row is left of whatever is left."""
+"""Removing objects, of things that have rows as well, over a store that may be away."""
 
 from core.db import Database
 from core.errors import WorkFailed
@@ -11,18 +11,21 @@ log = get_logger(__name__)
 
 
 def remove_upload(database: Database, storage: Storage, upload: Upload) -> None:
-    """Remove an expired upload; one whose objects stay, because the store is away, is found by the next sweep."""
-    if remove_parts(storage, upload):
+    """Remove an expired upload: the objects first, so that a row is left, and found by the next sweep, while one is."""
+    if remove_below(storage, upload.prefix):
         with database.write() as session:
             uploads.forget(session, upload.id)
         log.info("upload removed", upload_id=upload.id)
 
 
-def remove_parts(storage: Storage, upload: Upload) -> bool:
-    """Remove the objects of an upload's parts, and keep its row; False: the store is away, and they stay."""
+def remove_below(storage: Storage, prefix: str) -> bool:
+    """Remove every object below a prefix, whose name says whose they are; False: the store is away, and some stay.
+
+    Where no row names them any more, the janitor finds them.
+    """
     try:
-        storage.delete_below(upload.prefix)
+        storage.delete_below(prefix)
     except WorkFailed as failed:
-        log.warning("parts of an upload stay behind", upload_id=upload.id, error=failed.detail)
+        log.warning("objects stay behind", prefix=prefix, error=failed.detail)
         return False
     return True

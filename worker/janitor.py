@@ -27,6 +27,7 @@ from core.storage import STAGING_PREFIX, Entry, Storage
 from models import checkpoint as checkpoints
 from models import named
 from models.dataset import Dataset
+from models.removal import remove_below
 from vlm.conversation import RECORDS_FILE, read_image_names
 
 AT_ONCE = 20  # checkpoints in one sweep
@@ -74,10 +75,7 @@ def forget_checkpoints(database: Database, storage: Storage, *, keep_days: float
         old = checkpoints.superfluous(session, ended_before=utc_now() - timedelta(days=keep_days), limit=AT_ONCE)
         checkpoints.forget(session, old)
     for checkpoint in old:
-        try:
-            storage.delete_below(checkpoint.prefix)
-        except WorkFailed as failed:
-            log.warning("objects of a checkpoint stay behind", job_id=checkpoint.job_id, error=failed.detail)
+        remove_below(storage, checkpoint.prefix)
 
 
 def _unnamed(database: Database, storage: Storage, before: datetime) -> Iterator[tuple[str, Entry]]:

@@ -27,7 +27,7 @@ from ingest.skipped import OnBadRow
 from models import event, schema
 from models import upload as uploads
 from models.dataset import Dataset, upload_key
-from models.removal import remove_parts
+from models.removal import remove_below
 from models.states import Kind
 from models.work import Work
 from vlm.image_options import ImageOptions
@@ -159,7 +159,7 @@ def _join_parts(
     answer = _enter(
         dataset, request, services, key=key, content=content, make=lambda session: _use_up(session, whole, dataset)
     )
-    remove_parts(services.storage, whole.upload)
+    remove_below(services.storage, whole.upload.prefix)
     return answer
 
 

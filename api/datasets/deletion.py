@@ -5,18 +5,15 @@ from sqlmodel import Session
 from api.datasets.table import Table
 from api.services import ProjectDep, ServicesDep
 from api.text import is_id
-from core.errors import Conflict, NotFound, WorkFailed
-from core.logs import get_logger
-from core.storage import Storage
+from core.errors import Conflict, NotFound
 from models import control
 from models import dataset as datasets
 from models import job as jobs
 from models.dataset import Dataset
+from models.removal import remove_below
 from models.states import TERMINAL
 
 NAMED_JOBS = 5  # in the sentence; the document names all of them
-
-log = get_logger(__name__)
 
 
 def delete_dataset(dataset_id: str, services: ServicesDep, project: ProjectDep) -> None:
@@ -28,7 +25,7 @@ def delete_dataset(dataset_id: str, services: ServicesDep, project: ProjectDep) 
     """
     with services.database.write() as session:
         dataset = _delete(session, dataset_id, project=project)
-    _remove_objects(services.storage, dataset)
+    remove_below(services.storage, dataset.prefix)  # what only this data set has
     Table.forget(dataset, cache=services.tables)
 
 
@@ -56,11 +53,3 @@ def _in_use(users: list[str]) -> str:
         f"The data set is used by the job{plural} {', '.join(users[:NAMED_JOBS])}{more}. "
         f"Cancel the job{plural}, or wait until {'they have' if plural else 'it has'} ended; then delete it."
     )
-
-
-def _remove_objects(storage: Storage, dataset: Dataset) -> None:
-    """Remove what only this data set has. What a crash or a store that is away leaves behind, nobody can reach."""
-    try:
-        storage.delete_below(dataset.prefix)
-    except WorkFailed as failed:
-        log.warning("objects of a deleted data set stay behind", dataset_id=dataset.id, error=failed.detail)

@@ -11,16 +11,15 @@ from api.documents import problems
 from api.jobs import service
 from api.jobs.schemas import JobRead
 from api.services import ProjectDep, ServicesDep
-from core.errors import Conflict, NotFound, WorkFailed
-from core.logs import get_logger
+from core.errors import Conflict, NotFound
 from core.queue import Queue
-from core.storage import Storage
 from models import checkpoint as checkpoints
 from models import control
 from models import dataset as datasets
 from models import job as jobs
 from models.checkpoint import Checkpoint
 from models.job import Job
+from models.removal import remove_below
 from models.states import ACTIONS, FULFILLED, Action, WorkState, allowed_actions
 from models.work import Work
 
@@ -32,7 +31,6 @@ _DONE = {
     Action.DELETE: "deleted",
 }
 
-log = get_logger(__name__)
 router = APIRouter(prefix="/{job_id}")
 
 
@@ -81,7 +79,8 @@ def retry_job(
     with services.database.write() as session:
         forgotten = _prepare_retry(session, job_id, from_checkpoint=from_checkpoint, project=project)
         read = _act(session, job_id, Action.RETRY, control.retry, project=project)
-    _remove_objects(services.storage, [checkpoint.prefix for checkpoint in forgotten])
+    for checkpoint in forgotten:
+        remove_below(services.storage, checkpoint.prefix)
     services.doorbell.ring(Queue.GPU, job_id)
     return read
 
@@ -95,7 +94,7 @@ def delete_job(job_id: str, services: ServicesDep, project: ProjectDep) -> None:
             raise _refused(job_id, work.state, Action.DELETE)
         jobs.delete(session, job_id)
         checkpoints.forget(session, checkpoints.of_job(session, job_id))
-    _remove_objects(services.storage, [jobs.job_prefix(project, job_id)])
+    remove_below(services.storage, jobs.job_prefix(project, job_id))
 
 
 def _act(
@@ -152,12 +151,3 @@ def _refused(job_id: str, state: WorkState, action: Action) -> Conflict:
 
 def _facts(state: WorkState) -> dict[str, Any]:
     return {"state": state.value, "allowed": [action.value for action in allowed_actions(state)]}
-
-
-def _remove_objects(storage: Storage, prefixes: Sequence[str]) -> None:
-    """Remove what no row names any more. What a crash or a store that is away leaves behind, the janitor finds."""
-    try:
-        for prefix in prefixes:
-            storage.delete_below(prefix)
-    except WorkFailed as failed:
-        log.warning("objects stay behind", prefixes=prefixes, error=failed.detail)
