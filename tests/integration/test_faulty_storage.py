@@ -16,7 +16,7 @@ from tests.integration.test_checkpoints import World, newest
 
 @pytest.fixture
 def world(settings):
-    made = World(settings.model_copy(update={"max_attempts": 50, "retry_s": 0.05}))
+    made = World(settings.model_copy(update={"max_attempts": 50, "retry_s": 0.0}))
     yield made
     made.database.close()
 
