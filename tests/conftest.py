@@ -44,6 +44,22 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+class Clock:
+    """Stands still until a test moves it."""
+
+    def __init__(self):
+        self.now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """A clock for what takes one."""
+    return Clock()
+
+
 @pytest.fixture(scope="session")
 def valkey_url(tmp_path_factory) -> Iterator[str]:
     """A real Valkey server."""

@@ -101,6 +101,12 @@ class World:
         with self.database.read() as session:
             return attempts_of(session, work_id)
 
+    def undisturbed(self):
+        """Return what a job comes to whose run nothing happens to."""
+        job_id = self.submit()
+        with self.slot():
+            return self.ends(job_id)
+
     def ends(self, work_id):
         wait_for(lambda: self.look(work_id).finished_at is not None, what=f"the end of {work_id}")
         assert self.look(work_id).failure is None
@@ -160,9 +166,7 @@ def newest(world, job_id):
 
 
 def test_a_job_that_is_killed_paused_given_back_and_damaged_ends_as_an_undisturbed_one(world, children):
-    reference = world.submit()
-    with world.slot():
-        expected = world.ends(reference)
+    expected = world.undisturbed()
     steps = [figures["step"] for figures in expected[0] if "loss" in figures]
     assert steps == list(range(1, steps[0] + len(steps)))
     job_id = world.submit()
@@ -213,9 +217,7 @@ def test_only_the_newest_two_checkpoints_are_kept_and_each_has_its_objects(world
 
 
 def test_without_its_checkpoints_a_job_begins_again_and_tells_no_step_twice(world, children):
-    reference = world.submit()
-    with world.slot():
-        expected = world.ends(reference)
+    expected = world.undisturbed()
     job_id = world.submit()
     with world.slot():
         wait_for(lambda: newest(world, job_id), what="a checkpoint")

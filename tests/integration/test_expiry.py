@@ -14,19 +14,6 @@ LEASE_S, CONFIRM_S = 60.0, 10.0
 HOUR_S = 3600.0
 
 
-class Clock:
-    def __init__(self):
-        self.now = 1000.0
-
-    def __call__(self):
-        return self.now
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
 @pytest.fixture
 def watch(clock):
     return Expiry(lease_s=LEASE_S, confirm_s=CONFIRM_S, clock=clock)

@@ -49,9 +49,7 @@ def test_a_name_stands_for_whole_bytes_however_the_store_fails(tmp_path, seed):
 
 
 def test_a_real_run_over_a_store_that_fails_ends_as_one_over_a_good_store(world):
-    reference = world.submit()
-    with world.slot():
-        expected = world.ends(reference)
+    expected = world.undisturbed()
     job_id = world.submit()
     with faulty_store(5, share=0.08) as faults, world.slot():
         wait_for(lambda: world.look(job_id).finished_at is not None, what="the end")
@@ -62,9 +60,7 @@ def test_a_real_run_over_a_store_that_fails_ends_as_one_over_a_good_store(world)
 
 
 def test_a_full_store_fails_the_attempt_and_the_next_one_goes_on_when_there_is_room(world):
-    reference = world.submit()
-    with world.slot():
-        expected = world.ends(reference)
+    expected = world.undisturbed()
     job_id = world.submit()
     with faulty_store(1, share=0.0) as faults, world.slot():
         wait_for(lambda: newest(world, job_id), what="a checkpoint")

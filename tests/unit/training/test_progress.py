@@ -11,19 +11,6 @@ from training.progress import Progress
 from training.spec import Hyperparameters
 
 
-class Clock:
-    def __init__(self):
-        self.now = 100.0
-
-    def __call__(self):
-        return self.now
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
 @pytest.fixture
 def progress(run, clock):
     child_run = run()
