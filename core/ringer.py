@@ -5,11 +5,11 @@ under way are gathered: a worker that was woken looks into SQL until there is no
 serve to wake other workers.
 """
 
-import threading
 from collections.abc import Iterator
 
 from core.logs import get_logger
 from core.queue import Doorbell, Queue
+from core.sender import Sender
 
 PAUSE_S = 0.02  # between two rings: a thousand jobs in a second need no thousand messages
 AT_ONCE = 32  # rings of one queue that wait; more would wake nobody who is not awake by then
@@ -17,39 +17,24 @@ AT_ONCE = 32  # rings of one queue that wait; more would wake nobody who is not 
 log = get_logger(__name__)
 
 
-class Ringer:
-    """A doorbell that nobody waits for."""
+class Ringer(Sender):
+    """A doorbell that nobody waits for. What is lost at its end, the workers' own look finds."""
 
     def __init__(self, doorbell: Doorbell) -> None:
+        super().__init__("ringer")
         self._doorbell = doorbell
         self._waiting: dict[Queue, dict[str, None]] = {}  # ids in their order, each once
-        self._changed = threading.Condition()
-        self._closing = threading.Event()
-        self._thread: threading.Thread | None = None
 
     def ring(self, queue: Queue, work_id: str) -> None:
         """Have a message sent soon, best effort."""
-        with self._changed:
+        with self._adding():
             waiting = self._waiting.setdefault(queue, {})
             if len(waiting) < AT_ONCE:
                 waiting[work_id] = None
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="ringer", daemon=True)
-                self._thread.start()
-            self._changed.notify()
 
     def answers(self) -> bool:
         """Tell whether the broker answers."""
         return self._doorbell.answers()
-
-    def close(self, *, within_s: float) -> None:
-        """Send what waits and end; what a broker that hangs does not take in time is lost, and the workers' own look finds it."""
-        with self._changed:
-            self._closing.set()
-            self._changed.notify()
-            thread = self._thread
-        if thread is not None:
-            thread.join(within_s)
 
     def _run(self) -> None:
         for queue, work_id in self._rings():

@@ -5,7 +5,6 @@ wake-up that is lost makes the follower slower, never wrong.
 """
 
 import asyncio
-import threading
 import time
 from collections.abc import Callable
 
@@ -14,6 +13,7 @@ import redis.asyncio
 from redis.exceptions import RedisError
 
 from core.logs import get_logger
+from core.sender import Sender
 
 CHANNEL = "lensmith:wake"
 EVERYTHING = ""  # instead of an id: anything may have been missed
@@ -28,47 +28,52 @@ log = get_logger(__name__)
 BROKER_AWAY = (RedisError, OSError, ValueError)
 
 
-class Publisher:
+class _Patience:
+    """How long to wait before the next try: twice as long each time, from the beginning when the last one worked a while."""
+
+    def __init__(self) -> None:
+        self._next_s = FIRST_WAIT_S
+        self._began = 0.0
+
+    def begin(self) -> None:
+        """Begin a try."""
+        self._began = time.monotonic()
+
+    def wait_s(self) -> float:
+        """End a try; return the wait."""
+        if time.monotonic() - self._began > LAST_WAIT_S:
+            self._next_s = FIRST_WAIT_S
+        wait_s, self._next_s = self._next_s, min(2 * self._next_s, LAST_WAIT_S)
+        return wait_s
+
+
+class Publisher(Sender):
     """Sends wake-ups from a thread of its own; for threads that may not wait for a broker."""
 
     def __init__(self, redis_url: str) -> None:
+        super().__init__("publisher")
         self._url = redis_url
         self._waiting: set[str] = set()
-        self._changed = threading.Condition()
-        self._closing = threading.Event()
-        self._thread: threading.Thread | None = None
 
     def publish(self, work_id: str) -> None:
         """Have followers of this work woken soon. Never waits, never raises."""
-        with self._changed:
+        with self._adding():
             if len(self._waiting) < AT_ONCE:
                 self._waiting.add(work_id)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
-                self._thread.start()
-            self._changed.notify()
 
     def close(self, *, within_s: float = BROKER_S) -> None:
         """Send what waits, unless the broker is away, and end."""
-        with self._changed:
-            self._closing.set()
-            self._changed.notify()
-            thread = self._thread
-        if thread is not None:
-            thread.join(within_s)
+        super().close(within_s=within_s)
 
     def _run(self) -> None:
-        wait_s = FIRST_WAIT_S
+        patience = _Patience()
         while not self._closing.is_set():
-            began = time.monotonic()
+            patience.begin()
             try:
                 self._send_all()
             except BROKER_AWAY as error:
                 log.warning("wake-ups are lost", error=str(error))
-            if time.monotonic() - began > LAST_WAIT_S:
-                wait_s = FIRST_WAIT_S  # it worked for a while
-            self._closing.wait(wait_s)
-            wait_s = min(2 * wait_s, LAST_WAIT_S)
+            self._closing.wait(patience.wait_s())
 
     def _send_all(self) -> None:
         """Send until closed; ids that come while a message is under way go together with the next."""
@@ -95,17 +100,14 @@ class Listener:
 
     async def run(self) -> None:
         """Call `wake` with every id that comes, until cancelled; with `EVERYTHING` after each new connection."""
-        wait_s = FIRST_WAIT_S
+        patience = _Patience()
         while True:
-            began = time.monotonic()
+            patience.begin()
             try:
                 await self._listen()
             except BROKER_AWAY as error:
                 log.warning("no wake-ups, logs are followed by looking", error=str(error))
-            if time.monotonic() - began > LAST_WAIT_S:
-                wait_s = FIRST_WAIT_S
-            await asyncio.sleep(wait_s)
-            wait_s = min(2 * wait_s, LAST_WAIT_S)
+            await asyncio.sleep(patience.wait_s())
 
     async def _listen(self) -> None:
         client = redis.asyncio.Redis.from_url(
