@@ -68,7 +68,9 @@ class Keeper:
             except LeaseLost:
                 return
             except (WorkFailed, FolderDamaged, OSError) as error:  # the next one may arrive; the run goes on
-                self._warn(saved, getattr(error, "detail", str(error)))
+                why = getattr(error, "detail", str(error))
+                message = f"The checkpoint of step {saved.step:,} could not be stored: {why}"
+                warn(self._rooms, self._attempt, message)
             except Exception:  # the edge of the thread
                 log.exception("keeper broke", work_id=self._attempt.claim.work_id)
             finally:
@@ -122,10 +124,6 @@ class Keeper:
             except DATABASE_AWAY as error:
                 log.warning("a checkpoint waits", work_id=claim.work_id, error=str(error))
                 self._attempt.lease.lost.wait(_PATIENCE_S)
-
-    def _warn(self, saved: Saved, detail: str) -> None:
-        message = f"The checkpoint of step {saved.step:,} could not be stored: {detail}"
-        warn(self._rooms, self._attempt, message)
 
 
 def _link(source: str, target: str) -> None:

@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from api.jobs.schemas import JobProgress, read_progress
 from api.text import Name
-from models.job import Batch, Job
+from models.batch import Batch
+from models.job import Job
 from models.states import TERMINAL, WorkState
 from models.work import Work
 

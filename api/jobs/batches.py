@@ -15,7 +15,7 @@ from core.queue import Queue
 from models import adapter as adapters
 from models import batch as batches
 from models import control
-from models.job import Batch
+from models.batch import Batch
 
 router = APIRouter(prefix="/batch")
 

@@ -59,18 +59,19 @@ def list_jobs(
     batch: Annotated[str | None, Query(pattern=ID_PATTERN, description="only jobs of this batch")] = None,
 ) -> Page[JobRead]:
     """List jobs, newest first."""
+    expected = services.estimates.now()
     with services.database.read() as session:
         rows = jobs.page(session, project=project, before=cursor, limit=limit + 1, state=state, batch_id=batch)
-        shown = service.show(session, rows, services.estimates.now())
+        shown = service.show(session, rows, expected)
     return paged(shown, limit=limit, read=lambda job: job, cursor=lambda job: job.id)
 
 
 @router.get("/{job_id}", responses=problems(NotFound))
 def get_job(job_id: str, services: ServicesDep, project: ProjectDep) -> JobRead:
     """Show a job as it stands."""
+    expected = services.estimates.now()
     with services.database.read() as session:
-        found = service.find(session, job_id, project=project)
-        return service.show(session, [found], services.estimates.now())[0]
+        return service.show(session, [service.find(session, job_id, project=project)], expected)[0]
 
 
 @router.get(
