@@ -7,7 +7,6 @@ from sqlalchemy.engine import Connection
 from sqlmodel import SQLModel
 
 import models.adapter
-import models.batch
 import models.checkpoint
 import models.dataset
 import models.event

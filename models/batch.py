@@ -1,29 +1,10 @@
 """Batches: the jobs that were made together, counted and listed. A job that was deleted is not among them."""
 
-from datetime import datetime
-from typing import Any
+from sqlmodel import Session, col, func, select
 
-import sqlalchemy as sa
-from sqlmodel import Field, Session, SQLModel, col, func, select
-
-from core.clock import utc_now
-from core.db import UtcDateTime
-from models.job import Job
+from models.job import Batch, Job
 from models.states import WorkState
-from models.work import DEFAULT_PROJECT, Work
-
-
-class Batch(SQLModel, table=True):
-    """Jobs that were made together from one request and a grid of overrides. Its state is theirs."""
-
-    __tablename__ = "batch"
-
-    id: str = Field(primary_key=True, max_length=64)
-    project: str = Field(default=DEFAULT_PROJECT, max_length=64, index=True)
-    name: str = Field(max_length=200)
-    request: dict[str, Any] = Field(sa_type=sa.JSON, description="the job that all of them began with")
-    grid: dict[str, Any] = Field(sa_type=sa.JSON, description="the values of each dotted name")
-    created_at: datetime = Field(default_factory=utc_now, sa_type=UtcDateTime)
+from models.work import Work
 
 
 def get(session: Session, batch_id: str, *, project: str) -> Batch | None:

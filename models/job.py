@@ -51,6 +51,19 @@ class Job(SQLModel, table=True):
     created_at: datetime = Field(default_factory=utc_now, sa_type=UtcDateTime)
 
 
+class Batch(SQLModel, table=True):
+    """Jobs that were made together from one request and a grid of overrides. Its state is theirs."""
+
+    __tablename__ = "batch"
+
+    id: str = Field(primary_key=True, max_length=64)
+    project: str = Field(default=DEFAULT_PROJECT, max_length=64, index=True)
+    name: str = Field(max_length=200)
+    request: dict[str, Any] = Field(sa_type=sa.JSON, description="the job that all of them began with")
+    grid: dict[str, Any] = Field(sa_type=sa.JSON, description="the values of each dotted name")
+    created_at: datetime = Field(default_factory=utc_now, sa_type=UtcDateTime)
+
+
 def job_prefix(project: str, job_id: str) -> str:
     """Return the prefix of the objects of a job: its checkpoints, its archived log."""
     return f"{project}/jobs/{job_id}"

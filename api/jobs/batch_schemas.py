@@ -9,8 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from api.jobs.schemas import JobProgress, read_progress
 from api.text import Name
-from models.batch import Batch
-from models.job import Job
+from models.job import Batch, Job
 from models.states import TERMINAL, WorkState
 from models.work import Work
 

@@ -15,7 +15,7 @@ from core.queue import Queue
 from models import adapter as adapters
 from models import batch as batches
 from models import control
-from models.batch import Batch
+from models.job import Batch
 
 router = APIRouter(prefix="/batch")
 

@@ -18,8 +18,8 @@ from api.text import NAME_CHARS
 from core.errors import FieldError, Invalid
 from core.http import read_model
 from core.ids import Prefix, new_id
-from models.batch import Batch
 from models.dataset import Dataset
+from models.job import Batch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -98,6 +98,20 @@ def test_only_a_validation_that_measures_for_a_base_loads_torch(tmp_path, base_m
     assert heavy or libraries == "[]"
 
 
+DANGLING = """
+from sqlmodel import SQLModel
+tables = SQLModel.metadata.tables
+referred = {key.target_fullname.partition(".")[0] for table in tables.values() for key in table.foreign_keys}
+print(len(tables) > 0, sorted(referred - set(tables)))
+"""
+
+
+@pytest.mark.parametrize("part", ["the API", "the Celery parent", "the command line"])
+def test_a_part_has_every_table_that_its_tables_refer_to(part):
+    done = run_python(f"{ENTRIES[part]}\n{DANGLING}")
+    assert done.stdout.strip() == "True []", done.stderr
+
+
 def test_a_heavy_part_would_be_noticed():
     done = run_python(f"import vlm.loading\nimport sys\nprint(sorted(set({HEAVY!r}) & set(sys.modules)))")
     assert "torch" in done.stdout

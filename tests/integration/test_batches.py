@@ -3,7 +3,7 @@
 import pytest
 
 from models import job as jobs
-from models.batch import Batch
+from models.job import Batch
 from models.states import WorkState
 from tests.integration.lifecycles import BODY, bring_to, claim, create, finish
 
