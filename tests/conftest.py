@@ -36,14 +36,6 @@ def wait_for(condition, *, within_s=180.0, what="the condition"):
     return value
 
 
-def is_alive(pid: int) -> bool:
-    """Tell whether a process runs; one that only waits to be reaped does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
 class Clock:
     """Stands still until a test moves it."""
 

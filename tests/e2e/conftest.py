@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 from core.process import free_port
 from lensmith import Client
 from tests.conftest import wait_for
+from tests.processes import below
 
 LENSMITH = str(Path(sys.executable).with_name("lensmith"))
 
@@ -34,16 +34,6 @@ class Service:
     def stop(self, signum=signal.SIGTERM) -> int:
         self.process.send_signal(signum)
         return self.process.wait(timeout=40)
-
-
-def below(pid: int) -> list[int]:
-    """Return the process ids of what a process started, and of what that started."""
-    children: list[int] = []
-    with suppress(FileNotFoundError, ProcessLookupError):  # the process ends meanwhile
-        for thread in Path(f"/proc/{pid}/task").iterdir():
-            with suppress(FileNotFoundError, ProcessLookupError):  # or only this thread of it
-                children += map(int, (thread / "children").read_text().split())
-    return children + [deeper for child in children for deeper in below(child)]
 
 
 def start(data_dir: Path, *, port: int | None = None, **environment: str) -> Service:

@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from core.process import free_port
-from tests.conftest import is_alive, wait_for
-from tests.e2e.conftest import below
+from tests.conftest import wait_for
+from tests.processes import below, is_alive
 
 pytestmark = pytest.mark.e2e
 

@@ -11,9 +11,10 @@ import pytest
 
 from core.process import free_port
 from lensmith import Client
-from tests.conftest import is_alive, wait_for
+from tests.conftest import wait_for
 from tests.e2e.conftest import LENSMITH, start
 from tests.integration.conftest import colours
+from tests.processes import is_alive
 
 pytestmark = pytest.mark.e2e
 

@@ -17,8 +17,9 @@ from core.queue import Doorbell, Queue, make_celery
 from core.storage import STAGING_PREFIX
 from models import worker as workers
 from models.states import WorkState
-from tests.conftest import is_alive, wait_for
+from tests.conftest import wait_for
 from tests.integration.test_checkpoints import REQUEST, World
+from tests.processes import children_of, is_alive
 from tests.soak.store import Store
 
 LEASE_S = 3.0
@@ -68,13 +69,6 @@ def worker(world, log: Path):
         process.send_signal(signal.SIGCONT)
         process.kill()
         process.wait()
-
-
-def children_of(pid: int) -> list[int]:
-    found = []
-    for thread in Path(f"/proc/{pid}/task").iterdir():
-        found += map(int, (thread / "children").read_text().split())
-    return found
 
 
 def is_stopped(pid: int) -> bool:

@@ -11,9 +11,9 @@ import pytest
 from ingest.container import Container
 from ingest.pack import PACK_FILE
 from ingest.validate import validate
-from tests.conftest import is_alive, wait_for
-from tests.e2e.conftest import below
+from tests.conftest import wait_for
 from tests.integration.conftest import colours
+from tests.processes import below, is_alive
 
 NUM_PICTURES = 2000  # seconds of work, so that the kill comes in the middle of it
 

@@ -19,7 +19,8 @@ from models import control, event
 from models.states import Kind, WorkState
 from models.work import Work, attempts_of, transition
 from ops.migrate import upgrade
-from tests.conftest import is_alive, wait_for
+from tests.conftest import wait_for
+from tests.processes import is_alive
 from worker.child import ChildProcess, Stopping
 from worker.kinds import nothing
 from worker.recorder import Recorder

@@ -15,8 +15,9 @@ from core.db import DATABASE_AWAY
 from core.queue import Doorbell, Queue, make_celery
 from models.states import LEASED, Kind, WorkState
 from models.work import Work
+from tests.processes import is_alive
 from tests.soak.load import Load
-from tests.soak.servers import LEASE_S, WORKERS, Part, Servers, is_ending, until
+from tests.soak.servers import LEASE_S, WORKERS, Part, Servers, until
 
 STOP_S = 40.0
 
@@ -67,7 +68,7 @@ def freeze_worker(scene: Scene) -> None:
     scene.say(f"SIGSTOP {part.name}")
     part.send(signal.SIGSTOP)
     time.sleep(LEASE_S + scene.dice.uniform(0.5, 4))
-    alive = [pid for pid in scene.servers.children()[part.name] if not is_ending(pid)]
+    alive = [pid for pid in scene.servers.children()[part.name] if is_alive(pid)]
     assert not alive, f"the child {alive} of the frozen {part.name} outlived its lease"
     scene.say(f"SIGCONT {part.name}")
     part.send(signal.SIGCONT)

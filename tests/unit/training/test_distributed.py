@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +13,8 @@ from safetensors.torch import load_file
 
 from core.errors import WorkFailed
 from core.events import parse
-from tests.conftest import is_alive, wait_for
+from tests.conftest import wait_for
+from tests.processes import children_of, is_alive
 from training import pipeline
 from training.batching import Budget
 from training.distributed import Group, joined
@@ -121,11 +121,6 @@ def what_is_learned(asked, features_dir):
     return {"method": asked["method"], "hyperparameters": STEPS | asked["passes"], "seed": 11} | cache
 
 
-def processes_of(parent):
-    """Return the ids of the processes that a process has started."""
-    return [int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
-
-
 def has_metric(batch):
     return any(event.type == "metric" for event in batch)
 
@@ -138,7 +133,7 @@ def child(module, spec, staging):
         batches = process.batches(every_s=0.2)
         said = []
         assert any(said.extend(batch) or has_metric(batch) for batch in batches), said[-5:]
-        yield process, batches, processes_of(process.pid)
+        yield process, batches, children_of(process.pid)
 
 
 def test_a_job_of_two_processes_stops_when_it_is_asked(album, spec, tmp_path):
