@@ -73,13 +73,13 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_exception_handler(DataError, _on_refused_value)
     documents.install_docs(app)
     for router in (
+        jobs.router,
         datasets.make_router(settings),
         examples.router,
         pictures.router,
         dataset_preview.router,
         dataset_tokens.router,
         uploads.make_router(settings),
-        jobs.router,
         adapters.router,
         infer.make_router(settings),
         base_models.router,

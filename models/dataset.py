@@ -1,5 +1,6 @@
 """Data sets: what was uploaded, and what validation made of it."""
 
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from typing import Any
@@ -10,6 +11,7 @@ from sqlmodel.sql.expression import Select
 
 from core.clock import utc_now
 from core.db import UtcDateTime
+from models.states import WorkState
 from models.work import DEFAULT_PROJECT, Work
 
 
@@ -100,22 +102,46 @@ def get(session: Session, dataset_id: str, *, project: str) -> tuple[Dataset, Wo
     return session.exec(_shown(project).where(Dataset.id == dataset_id)).first()
 
 
-def hold(session: Session, dataset_id: str, *, project: str, alone: bool = False) -> tuple[Dataset, Work] | None:
-    """Return a data set and its work, with the data set's row held until the transaction ends.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """What a new job takes of its data set."""
 
-    Who names it in a new row holds it together with others; who deletes it holds it `alone`. So a job and a deletion
-    at the same moment see each other: the second waits, then reads what the first has committed. (On SQLite a writing
-    transaction is alone anyway.)
+    id: str
+    name: str
+    digest: str | None
+    splits: dict[str, int] | None
+    has_report: bool
+    state: WorkState
+    failure: dict[str, Any] | None
+
+
+def hold(session: Session, dataset_id: str, *, project: str) -> Held | None:
+    """Return a data set, with its row held until the transaction ends, together with others that hold it.
+
+    Who names it in a new row holds it; who deletes it holds it alone. So a job and a deletion at the same moment see
+    each other: the second waits, then reads what the first has committed. (On SQLite a writing transaction is alone
+    anyway.)
     """
-    found = session.execute(_held(alone=alone), {"project": project, "id": dataset_id}).first()
-    return None if found is None else (found[0], found[1])
+    found = session.connection().execute(_held(), {"project": project, "id": dataset_id}).first()
+    return None if found is None else Held(**found._asdict())
+
+
+def hold_alone(session: Session, dataset_id: str, *, project: str) -> tuple[Dataset, Work] | None:
+    """Return a data set's rows, with that of the data set held until the transaction ends, from everybody else."""
+    return session.exec(_shown(project).where(Dataset.id == dataset_id).with_for_update(of=Dataset)).first()
 
 
 @cache
-def _held(*, alone: bool) -> Select[Dataset, Work]:
-    """Made once: to put it together takes as long as to run it."""
-    query = _shown(sa.bindparam("project", type_=sa.String)).where(col(Dataset.id) == sa.bindparam("id"))
-    return query.with_for_update(of=Dataset, read=not alone, key_share=not alone)
+def _held() -> sa.Select[Any]:
+    """Made once, and of columns: to put it together, and to make rows of what it finds, takes longer than to run it."""
+    columns = (col(Dataset.id), col(Dataset.name), col(Dataset.digest), col(Dataset.splits), col(Work.state))
+    query = sa.select(*columns, col(Work.failure), col(Dataset.report_fence).is_not(None).label("has_report"))
+    query = query.join(Work, col(Work.id) == Dataset.id).where(
+        col(Dataset.project) == sa.bindparam("project", type_=sa.String),
+        col(Dataset.id) == sa.bindparam("id", type_=sa.String),
+        col(Dataset.deleted_at).is_(None),
+    )
+    return query.with_for_update(of=Dataset, read=True, key_share=True)
 
 
 def page(session: Session, *, project: str, before: str | None, limit: int) -> list[tuple[Dataset, Work]]:
@@ -136,6 +162,6 @@ def delete(session: Session, dataset_id: str) -> None:
     record(session, dataset_id, deleted_at=utc_now())
 
 
-def _shown(project: str | sa.BindParameter[str]) -> Select[Dataset, Work]:
+def _shown(project: str) -> Select[Dataset, Work]:
     query = select(Dataset, Work).join(Work, col(Work.id) == Dataset.id)
     return query.where(col(Dataset.project) == project, col(Dataset.deleted_at).is_(None))

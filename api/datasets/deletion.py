@@ -30,7 +30,7 @@ def delete_dataset(dataset_id: str, services: ServicesDep, project: ProjectDep) 
 
 
 def _delete(session: Session, dataset_id: str, *, project: str) -> Dataset:
-    found = datasets.hold(session, dataset_id, project=project, alone=True) if is_id(dataset_id) else None
+    found = datasets.hold_alone(session, dataset_id, project=project) if is_id(dataset_id) else None
     if found is None:
         raise NotFound(f"There is no data set {dataset_id!r}.")
     dataset, work = found

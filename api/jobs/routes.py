@@ -22,9 +22,6 @@ from models.states import EventKind, WorkState
 NDJSON_TYPE = "application/x-ndjson"
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
-router.include_router(batches.router)  # before `/{job_id}`, which would take `batch` for an id
-router.include_router(actions.router)
-router.include_router(records.router)
 
 
 @router.post("", status_code=202, response_model=JobRead, responses=problems(Conflict, InFlight))
@@ -64,6 +61,11 @@ def list_jobs(
         rows = jobs.page(session, project=project, before=cursor, limit=limit + 1, state=state, batch_id=batch)
         shown = service.show(session, rows, expected)
     return paged(shown, limit=limit, read=lambda job: job, cursor=lambda job: job.id)
+
+
+router.include_router(batches.router)  # before `/{job_id}`, which would take `batch` for an id
+router.include_router(actions.router)
+router.include_router(records.router)
 
 
 @router.get("/{job_id}", responses=problems(NotFound))

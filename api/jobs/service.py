@@ -6,7 +6,7 @@ from typing import Any
 from sqlmodel import Session
 
 from api.base_models.names import check_base_model
-from api.datasets.access import ready
+from api.datasets.access import refuse_unready
 from api.idempotency import Answer
 from api.jobs.estimates import NOTHING, Expectation
 from api.jobs.needs import needs
@@ -21,7 +21,7 @@ from models import adapter as adapters
 from models import dataset as datasets
 from models import event
 from models import job as jobs
-from models.dataset import Dataset
+from models.dataset import Held
 from models.job import Job
 from models.states import Kind, WorkState
 from models.work import Work
@@ -45,7 +45,7 @@ def create(session: Session, body: JobCreate | JobClone, *, project: str) -> Ans
 def make_job(
     session: Session,
     body: JobCreate,
-    dataset: Dataset,
+    dataset: Held,
     *,
     project: str,
     clone_of: str | None = None,
@@ -84,7 +84,7 @@ def make_job(
     return job, work
 
 
-def default_name(body: JobCreate, dataset: Dataset) -> str:
+def default_name(body: JobCreate, dataset: Held) -> str:
     """Return what a job is called that nobody named."""
     return f"{dataset.name} on {body.base_model}"[:NAME_CHARS]
 
@@ -109,12 +109,13 @@ def lay_over(original: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any
     return laid
 
 
-def ready_dataset(session: Session, dataset_id: str, *, project: str) -> Dataset:
+def ready_dataset(session: Session, dataset_id: str, *, project: str) -> Held:
     """Return a data set that is ready, held until the transaction ends, or refuse with 422 or 409."""
     found = datasets.hold(session, dataset_id, project=project) if is_id(dataset_id) else None
     if found is None:
         raise Invalid.field("#/dataset", f"There is no data set {dataset_id!r}; POST /datasets makes one.")
-    return ready(*found)
+    refuse_unready(found.id, found.state, has_report=found.has_report, failure=found.failure)
+    return found
 
 
 def find(session: Session, job_id: str, *, project: str) -> tuple[Job, Work]:

@@ -18,7 +18,7 @@ from api.text import NAME_CHARS
 from core.errors import FieldError, Invalid
 from core.http import read_model
 from core.ids import Prefix, new_id
-from models.dataset import Dataset
+from models.dataset import Held
 from models.job import Batch
 
 
@@ -51,7 +51,7 @@ class Planned:
     """One job of a batch, before it is made."""
 
     body: JobCreate
-    dataset: Dataset
+    dataset: Held
     choices: tuple[Choice, ...]
 
 
@@ -115,7 +115,7 @@ def _first_job(session: Session, job: dict[str, Any], *, project: str) -> tuple[
 
 def _plan(session: Session, job: dict[str, Any], grid: Mapping[str, list[Any]], *, project: str) -> list[Planned]:
     """Check every combination; all that are wrong are said at once."""
-    planned, refusals, held = [], [], dict[str, Dataset]()
+    planned, refusals, held = [], [], dict[str, Held]()
     for choices in _combinations(grid):
         try:
             body = read_model(JobCreate, _laid(job, choices))

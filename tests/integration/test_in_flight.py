@@ -32,7 +32,7 @@ def held_up(client, api_database, ready_dataset):
 
     def hold():
         with api_database.write() as session:
-            datasets.hold(session, ready_dataset, project="default", alone=True)
+            datasets.hold_alone(session, ready_dataset, project="default")
             waiting.set()
             go_on.wait(60)
 
