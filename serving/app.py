@@ -11,7 +11,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from core.errors import NotFound, Problem, TimedOut, Unavailable
-from core.http import HttpApp, ending_streams, install_problems, request_id
+from core.http import HttpApp, JsonRoute, ending_streams, install_problems, request_id
 from serving.engine import Engine
 from serving.exchange import ClientGone, exchange
 from serving.images import decode_images
@@ -59,7 +59,7 @@ def create_app(settings: ServingSettings, *, on_death: Callable[[], None] | None
 
 
 def _make_router(settings: ServingSettings) -> APIRouter:
-    router = APIRouter()
+    router = APIRouter(route_class=JsonRoute)
     router.get("/healthz")(read_health)
     # base64 makes a third more of the images that POST /infer took
     router.post("/generate", response_model=Generated, max_body_size=settings.max_infer_bytes * 2)(generate)

@@ -12,6 +12,7 @@ from api.jobs import service
 from api.jobs.schemas import JobRead
 from api.services import ProjectDep, ServicesDep
 from core.errors import Conflict, NotFound
+from core.http import JsonRoute
 from core.queue import Queue
 from models import checkpoint as checkpoints
 from models import control
@@ -31,7 +32,7 @@ _DONE = {
     Action.DELETE: "deleted",
 }
 
-router = APIRouter(prefix="/{job_id}")
+router = APIRouter(prefix="/{job_id}", route_class=JsonRoute)
 
 
 class RetryRequest(BaseModel):

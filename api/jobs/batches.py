@@ -11,13 +11,14 @@ from api.listing import Cursor, Limit, Page, paged
 from api.services import ProjectDep, ServicesDep
 from api.text import is_id
 from core.errors import Conflict, InFlight, NotFound
+from core.http import JsonRoute
 from core.queue import Queue
 from models import adapter as adapters
 from models import batch as batches
 from models import control
 from models.job import Batch
 
-router = APIRouter(prefix="/batch")
+router = APIRouter(prefix="/batch", route_class=JsonRoute)
 
 
 @router.post("", status_code=202, response_model=BatchRead, responses=problems(Conflict, InFlight))

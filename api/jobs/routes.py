@@ -15,13 +15,14 @@ from api.listing import Cursor, Limit, Page, paged
 from api.services import ProjectDep, ServicesDep
 from api.text import ID_PATTERN
 from core.errors import Conflict, InFlight, Invalid, NotFound
+from core.http import JsonRoute
 from core.queue import Queue
 from models import job as jobs
 from models.states import EventKind, WorkState
 
 NDJSON_TYPE = "application/x-ndjson"
 
-router = APIRouter(prefix="/jobs", tags=["jobs"])
+router = APIRouter(prefix="/jobs", tags=["jobs"], route_class=JsonRoute)
 
 
 @router.post("", status_code=202, response_model=JobRead, responses=problems(Conflict, InFlight))

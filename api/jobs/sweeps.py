@@ -1,7 +1,7 @@
 """The rules of a batch: a grid of overrides laid over one job, every combination checked before anything is written."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from math import prod
@@ -60,6 +60,7 @@ def create(session: Session, asked: BatchCreate, *, project: str) -> Answer:
     check_grid(asked.grid)
     job, clone_of = _first_job(session, asked.job, project=project)
     planned = _plan(session, job, asked.grid, project=project)
+    job = _what_stays(job, [[_override(name, value) for value in values] for name, values in asked.grid.items()])
     batch = Batch(
         id=new_id(Prefix.BATCH),
         project=project,
@@ -143,12 +144,34 @@ def _combinations(grid: Mapping[str, list[Any]]) -> Iterator[tuple[Choice, ...]]
 
 def _laid(job: dict[str, Any], choices: tuple[Choice, ...]) -> dict[str, Any]:
     for choice in choices:
-        first, *deeper = reversed(choice.name.split("."))
-        override: dict[str, Any] = {first: choice.value}
-        for step in deeper:
-            override = {step: override}
-        job = service.lay_over(job, override)
+        job = service.lay_over(job, _override(choice.name, choice.value))
     return job
+
+
+def _override(name: str, value: Any) -> dict[str, Any]:
+    first, *deeper = reversed(name.split("."))
+    override: dict[str, Any] = {first: value}
+    for step in deeper:
+        override = {step: override}
+    return override
+
+
+def _what_stays(job: dict[str, Any], overrides: Iterable[list[dict[str, Any]]]) -> dict[str, Any]:
+    """Return a job without what the grid replaces in every combination: nobody has looked whether that was right."""
+    for alternatives in overrides:
+        job = _without(job, alternatives)
+    return job
+
+
+def _without(body: dict[str, Any], alternatives: list[dict[str, Any]]) -> dict[str, Any]:
+    stays = {}
+    for name, value in body.items():
+        laid = [each[name] for each in alternatives if name in each]
+        if len(laid) < len(alternatives):
+            stays[name] = value
+        elif isinstance(value, dict) and all(isinstance(each, dict) for each in laid):
+            stays[name] = _without(value, laid)
+    return stays
 
 
 def _of_batch(refused: Invalid, choices: tuple[Choice, ...]) -> Invalid:

@@ -12,6 +12,7 @@ from api.uploads.access import find, hold
 from api.uploads.parts import put_part
 from api.uploads.schemas import PartRead, UploadCreate, UploadRead, read_upload
 from core.errors import Conflict, FieldError, NotFound, TooLarge, Unavailable
+from core.http import JsonRoute
 from core.ids import Prefix, new_id
 from core.settings import Settings
 from models import upload as uploads
@@ -28,7 +29,7 @@ _BODY = {
 
 def make_router(settings: Settings) -> APIRouter:
     """Return the routes; the limit of a part's body comes from the settings."""
-    router = APIRouter(prefix="/uploads", tags=["uploads"])
+    router = APIRouter(prefix="/uploads", tags=["uploads"], route_class=JsonRoute)
     router.post("", status_code=201, response_model=UploadRead, responses=problems(TooLarge))(create_upload)
     router.get("")(list_uploads)
     router.get("/{upload_id}", responses=problems(NotFound))(get_upload)

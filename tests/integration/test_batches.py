@@ -153,6 +153,32 @@ def test_a_grid_may_set_what_the_job_leaves_out_and_a_batch_may_begin_with_a_job
 
 
 @ON_BOTH
+@pytest.mark.parametrize(
+    ("changes", "grid"),
+    [
+        ({"name": 5}, {"name": ["a", "b"]}),
+        ({"name": "a\0b"}, {"name": ["a"]}),
+        ({"name": "n" * 300}, {"name": ["a"]}),
+        ({"hyperparameters": {"learning_rate": "\0"}}, {"hyperparameters.learning_rate": [1e-4]}),
+        ({"hyperparameters": {"learning_rate": "\0"}}, {"hyperparameters": [{"learning_rate": 1e-4}]}),
+    ],
+)
+def test_what_the_grid_replaces_is_neither_read_nor_kept(client, ready_dataset, changes, grid):
+    made = batch(client, job=BODY | changes, grid=grid).json()
+    assert (made["request"] | {"hyperparameters": {}}, made["name"]) == (
+        BODY | {"hyperparameters": {}},
+        "colours on tiny",
+    )
+    assert client.get(f"/jobs/batch/{made['id']}").json() == made
+
+
+def test_what_only_some_combinations_replace_is_kept(client, ready_dataset):
+    job = BODY | {"method": {"r": 4, "alpha": 2.0}}
+    made = batch(client, job=job, grid={"method": [{"r": 8}, {"r": 16, "alpha": 4.0}]}).json()
+    assert made["request"]["method"] == {"alpha": 2.0}
+
+
+@ON_BOTH
 def test_a_batch_asked_for_twice_with_one_key_is_one_batch(client, ready_dataset):
     first, again = (batch(client, headers={"Idempotency-Key": "b1"}) for _ in range(2))
     assert (again.status_code, again.json()) == (202, first.json())
