@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 import obstore
-from obstore.exceptions import BaseError
+from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
 from core import durable
@@ -232,6 +232,37 @@ class Storage:
         """Remove an object; one that is not there is no error."""
         self._guard()
         self._remove(key)
+
+    def delete_old(self, key: str, *, before: datetime) -> bool:
+        """Remove an object that was written before a moment, by the store's clock; False: it was not, and stays.
+
+        In a folder it is moved aside, then looked at, and moved back when it is younger, so that what is written at this
+        very moment is not lost. A server can only be asked first.
+        """
+        self._guard()
+        if self._folder is None:
+            is_old = not self.is_younger(key, before)
+            if is_old:
+                self._remove(key)
+            return is_old
+        aside = f"{STAGING_PREFIX}/{new_id(Prefix.REQUEST)}"
+        try:
+            obstore.rename(self._store, key, aside, overwrite=True)
+        except FileNotFoundError:
+            return False
+        except (BaseError, OSError) as error:
+            raise storage_failed(key, error) from error
+        is_old = not self.is_younger(aside, before)
+        if not is_old:
+            with told(key), suppress(AlreadyExistsError):  # it was written once more
+                obstore.rename(self._store, aside, key, overwrite=False)
+        self._remove(aside)
+        return is_old
+
+    def unfinished(self) -> Iterator[Path]:
+        """Yield the files that killed writers left in a folder, which no listing shows; on a server it cleans up itself."""
+        if self._folder is not None:
+            yield from (self._folder / STAGING_PREFIX).glob("*#*")
 
     def delete_below(self, prefix: str) -> None:
         """Remove every object below a prefix."""

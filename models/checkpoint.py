@@ -68,8 +68,12 @@ def forget(session: Session, checkpoints: Sequence[Checkpoint]) -> None:
 
 
 def superfluous(session: Session, *, ended_before: datetime, limit: int) -> list[Checkpoint]:
-    """Return checkpoints that no attempt will need: of jobs that succeeded, or that ended otherwise long ago."""
+    """Return checkpoints that no attempt will need: of jobs that succeeded, or that ended otherwise long ago.
+
+    Their jobs are held until the transaction ends; one that somebody else holds, to retry it, is passed by.
+    """
     query = select(Checkpoint).join(Work, col(Work.id) == Checkpoint.job_id)
     ended_long_ago = sa.and_(col(Work.state).in_(TERMINAL), col(Work.finished_at) < ended_before)
     query = query.where(sa.or_(col(Work.state) == WorkState.SUCCEEDED, ended_long_ago))
-    return list(session.exec(query.order_by(col(Checkpoint.id)).limit(limit)))
+    query = query.order_by(col(Checkpoint.id)).limit(limit).with_for_update(of=Work, skip_locked=True)
+    return list(session.exec(query))

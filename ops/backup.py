@@ -1,14 +1,17 @@
 """`lensmith backup`: the embedded database and its objects in one file, while the service runs."""
 
-import json
+import fcntl
 import os
+import shutil
 import sqlite3
-from contextlib import closing, suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
 from core.db import Database
-from core.manifest import MANIFEST_FILE
+from core.layout import Layout
+from core.manifest import MANIFEST_FILE, FolderDamaged, parse_manifest
 from core.settings import Settings
 from core.storage import STAGING_PREFIX
 from models import named
@@ -21,36 +24,34 @@ TRIES = 3
 def backup(settings: Settings, file: Path) -> dict[str, str]:
     """Write a backup; return the sha256 of each of its members.
 
-    First a snapshot of the rows, then the objects, which never change: an object that came later is one too many, and
-    one that a row of the snapshot names and that was removed meanwhile makes the whole be taken again. The file has a
-    temporary name until every byte of it was read back.
+    The objects, which never change, are held by links before the snapshot of the rows and once more after it. What a row
+    of the snapshot names was stored before that row, so it is held, however fast jobs save and remove; what came and
+    went between the two makes the whole be taken again. The file has a temporary name until every byte was read back.
 
     Raises:
-        CannotStart: There is nothing of ours to back up, or it cannot be written.
+        CannotStart: There is nothing of ours to back up, it cannot be written, or another backup is under way.
     """
     check_embedded(settings, "backed up")
     layout = settings.layout
     if not layout.database.exists():
         raise CannotStart(f"There is no database in {layout.root}; name another --data-dir.")
     part = file.with_name(f"{file.name}.part")
-    snapshot = file.with_name(f"{file.name}.db")
-    try:
-        for _ in range(TRIES):
-            _snapshot(layout.database, snapshot)
-            missing = _write(layout.storage, snapshot, part)
-            if not missing:
-                digests = archive.verify(part)
-                part.rename(file)
-                return digests
-    except (OSError, sqlite3.Error) as error:
-        raise CannotStart(f"The backup cannot be written ({error}); nothing was left behind.") from error
-    finally:
-        for left in (part, snapshot):
-            with suppress(FileNotFoundError):
-                left.unlink()
+    with _folder(layout) as folder:
+        try:
+            for _ in range(TRIES):
+                held, snapshot = _moment(layout, folder)
+                missing = _write(held, snapshot, part)
+                if not missing:
+                    digests = archive.verify(part)
+                    part.rename(file)
+                    return digests
+        except (OSError, sqlite3.Error) as error:
+            raise CannotStart(f"The backup cannot be written ({error}); nothing was left behind.") from error
+        finally:
+            part.unlink(missing_ok=True)
     raise CannotStart(
-        f"The object {missing[0]} is named by a row and is missing or changed. If jobs save all the time, pause them and take "
-        "the backup again; else the service's own copy is damaged."
+        f"The object {missing[0]} is named by a row and is missing or changed: the service's own copy is damaged. Restore "
+        "an older backup, or delete what the object belongs to and take the backup again."
     )
 
 
@@ -67,44 +68,79 @@ def check_embedded(settings: Settings, done: str) -> None:
         )
 
 
-def _snapshot(database: Path, snapshot: Path) -> None:
-    snapshot.unlink(missing_ok=True)
-    with closing(sqlite3.connect(database, timeout=30)) as connection:
+@contextmanager
+def _folder(layout: Layout) -> Iterator[Path]:
+    """Yield an empty folder on the disk of the objects, for one backup at a time; what a killed one left is removed."""
+    folder = layout.run / "backup"
+    with (layout.run / "backup.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CannotStart(f"Another backup of {layout.root} is under way; wait for its end.") from None
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _moment(layout: Layout, folder: Path) -> tuple[Path, Path]:
+    """Return a folder with every object, and a snapshot of the rows that name them."""
+    shutil.rmtree(folder, ignore_errors=True)
+    held, snapshot = folder / archive.STORAGE, folder / archive.DATABASE
+    held.mkdir(parents=True)
+    _hold(layout.storage, held)
+    with closing(sqlite3.connect(layout.database, timeout=30)) as connection:
         connection.execute("VACUUM INTO ?", (str(snapshot),))
+    _hold(layout.storage, held)
+    return held, snapshot
 
 
-def _write(storage: Path, snapshot: Path, part: Path) -> list[str]:
+def _hold(storage: Path, held: Path) -> None:
+    """Give every object a second name; where the file system has no links, copy it."""
+    for path in storage.rglob("*"):
+        key = path.relative_to(storage)
+        if key.parts[0] == STAGING_PREFIX or not path.is_file() or (held / key).exists():
+            continue
+        (held / key).parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):  # removed since it was listed; whether that matters is seen later
+            try:
+                os.link(path, held / key)
+            except FileNotFoundError:
+                raise
+            except OSError:
+                shutil.copyfile(path, held / key)
+
+
+def _write(held: Path, snapshot: Path, part: Path) -> list[str]:
     """Write everything, and return the keys that a row names and that are not there."""
     with part.open("wb") as out:
         writer = archive.Writer(out)
         writer.add(archive.DATABASE, snapshot)
-        for path in sorted(storage.rglob("*")):
-            key = path.relative_to(storage).as_posix()
-            if path.is_file() and not key.startswith(f"{STAGING_PREFIX}/"):
-                with suppress(FileNotFoundError):  # removed since it was listed; whether that matters is seen below
-                    writer.add(f"{archive.STORAGE}/{key}", path)
+        for path in sorted(held.rglob("*")):
+            if path.is_file():
+                writer.add(f"{archive.STORAGE}/{path.relative_to(held).as_posix()}", path)
         writer.close()
         out.flush()
         os.fsync(out.fileno())
     wanted = _named(snapshot)
     missing = [key for key in wanted if f"{archive.STORAGE}/{key}" not in writer.digests]
-    return missing or _broken_folders(storage, wanted, writer.digests)
+    return missing or _broken_folders(held, wanted, writer.digests)
 
 
-def _broken_folders(storage: Path, wanted: list[str], digests: dict[str, str]) -> list[str]:
-    """Return what a manifest lists and the backup does not have like that: removed or changed while it was copied."""
+def _broken_folders(held: Path, wanted: list[str], digests: dict[str, str]) -> list[str]:
+    """Return what a manifest lists and the backup does not have like that: removed or changed."""
     broken = []
     for key in wanted:
         prefix, _, name = key.rpartition("/")
         if name == MANIFEST_FILE:
             try:
-                files = json.loads((storage / key).read_bytes())["files"]
-            except (OSError, ValueError, KeyError):
+                manifest = parse_manifest((held / key).read_bytes(), prefix.rpartition("/")[2])
+            except FolderDamaged:
                 return [key]
             broken += [
                 f"{prefix}/{file}"
-                for file, entry in files.items()
-                if digests.get(f"{archive.STORAGE}/{prefix}/{file}") != entry["sha256"]
+                for file, entry in manifest.files.items()
+                if digests.get(f"{archive.STORAGE}/{prefix}/{file}") != entry.sha256
             ]
     return broken
 

@@ -5,6 +5,8 @@ import tempfile
 from pathlib import Path
 from urllib.parse import quote
 
+from alembic.util import CommandError
+
 from core.db import Database
 from core.settings import Settings
 from models import leases
@@ -33,6 +35,8 @@ def restore(settings: Settings, file: Path) -> int:
             raise CannotStart(
                 f"The data directory {layout.root} is not empty; restore into another one with --data-dir."
             )
+        for left in layout.run.glob("restoring-*"):  # of one that was killed
+            shutil.rmtree(left, ignore_errors=True)
         folder = Path(tempfile.mkdtemp(prefix="restoring-", dir=layout.run))
         try:
             archive.unpack(file, folder)
@@ -53,7 +57,12 @@ def _release(path: Path) -> int:
     """Bring the database to the newest schema, and take every lease in it back."""
     database = Database(f"sqlite:///{quote(str(path))}")
     try:
-        upgrade(database)
+        try:
+            upgrade(database)
+        except CommandError as error:
+            raise CannotStart(
+                f"The backup was made by another version of Lensmith ({error}); restore it with that version."
+            ) from error
         with database.write() as session:
             num_queued = leases.release_all(session, reason="the service was restored from a backup.")
     finally:

@@ -17,6 +17,7 @@ from models import checkpoint as checkpoints
 from models import event, leases
 from models.checkpoint import Checkpoint
 from models.event import Item
+from models.removal import remove_below
 from models.states import EventKind
 from worker.attempt import Attempt, LeaseLost
 from worker.kinds import Rooms
@@ -102,7 +103,7 @@ class Keeper:
         )
         self._storage.put_folder(row.prefix, held)
         for old in self._name(row):
-            self._storage.delete_below(old.prefix)
+            remove_below(self._storage, old.prefix)
 
     def _name(self, row: Checkpoint) -> list[Checkpoint]:
         """Write the row; return those that it takes the place of. Waits for a database that is away.

@@ -4,7 +4,7 @@
 
 An object is removed only when it is older than the grace, because whatever is on its way to its row is younger: it was
 written, or written anew, not longer ago than half of it (`worker.validation`). The rows are read after the objects were
-listed, and each object is looked at once more before it goes.
+listed, and each object is looked at once more as it goes.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -42,10 +43,10 @@ class Report:
     objects: Counter[str] = field(default_factory=Counter)
     size_bytes: Counter[str] = field(default_factory=Counter)
 
-    def add(self, kind: str, entry: Entry) -> None:
+    def add(self, kind: str, size_bytes: int) -> None:
         """Count one object."""
         self.objects[kind] += 1
-        self.size_bytes[kind] += entry.size_bytes
+        self.size_bytes[kind] += size_bytes
 
     def lines(self) -> list[str]:
         """Return it for people."""
@@ -60,8 +61,12 @@ def clean(database: Database, storage: Storage, *, grace_s: float, dry_run: bool
     report, before = Report(), utc_now() - timedelta(seconds=grace_s)
     try:
         for kind, entry in _unnamed(database, storage, before):
-            if dry_run or _remove(storage, entry, before):
-                report.add(kind, entry)
+            if dry_run or storage.delete_old(entry.key, before=before):
+                report.add(kind, entry.size_bytes)
+        for path, size_bytes in _unfinished(storage, before):
+            if not dry_run:
+                path.unlink(missing_ok=True)
+            report.add(STAGING_PREFIX, size_bytes)
     except WorkFailed as failed:
         log.warning("the janitor stopped", error=failed.detail)
     if report.objects:
@@ -122,12 +127,12 @@ def _image_names(storage: Storage, living: list[Dataset]) -> frozenset[tuple[str
     return frozenset(found)
 
 
-def _remove(storage: Storage, entry: Entry, before: datetime) -> bool:
-    """Remove an object unless it was written again since it was listed."""
-    if storage.is_younger(entry.key, before):
-        return False
-    storage.delete(entry.key)
-    return True
+def _unfinished(storage: Storage, before: datetime) -> Iterator[tuple[Path, int]]:
+    for path in storage.unfinished():
+        with suppress(FileNotFoundError):
+            found = path.stat()
+            if found.st_mtime < before.timestamp():
+                yield path, found.st_size
 
 
 def main() -> int:

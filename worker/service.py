@@ -37,6 +37,7 @@ from worker.validation import Validation
 
 SILENT_S = 3600.0
 JANITOR_EVERY_S = 24 * 3600.0  # the first time after an hour
+JANITOR_LOOK_S = 60.0
 
 log = get_logger(__name__)
 
@@ -74,6 +75,7 @@ class Service:
         # Two threads: to ring with a broker that hangs takes seconds, and a worker that does not beat looks dead.
         self._heart = self._thread("worker-heartbeat", self._beat, every_s=settings.heartbeat_s)
         self._sweeper = self._thread("worker-sweeper", self.sweep, every_s=settings.sweep_s)
+        self._janitor = self._thread("worker-janitor", self._clean, every_s=JANITOR_LOOK_S)
         # Beat as a thread: a process of its own would outlive a worker that is killed.
         self._periodic = EmbeddedService(app, thread=True, scheduler_cls="celery.beat:Scheduler") if beat else None
 
@@ -81,6 +83,8 @@ class Service:
         """Start the threads; they need no broker."""
         self._heart.start()
         self._sweeper.start()
+        if self._queue is Queue.CPU:
+            self._janitor.start()
         self.slot.start()
         if self._periodic is not None:
             self._periodic.start()
@@ -130,7 +134,10 @@ class Service:
         archive_logs(self._database, self._storage, keep_days=self._settings.log_keep_days)
         sweep_staging(self._database, self._settings.layout)
         forget_checkpoints(self._database, self._storage, keep_days=self._settings.checkpoint_keep_days)
-        if self._queue is Queue.CPU and time.monotonic() >= self._janitor_due_s:
+
+    def _clean(self) -> None:
+        """Look for objects without a row, once a day: with a large store it takes long, and nothing waits for it."""
+        if time.monotonic() >= self._janitor_due_s:
             self._janitor_due_s = time.monotonic() + JANITOR_EVERY_S
             clean(self._database, self._storage, grace_s=self._settings.janitor_grace_s)
 

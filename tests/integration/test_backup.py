@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+from unittest.mock import Mock
 
 import pytest
 import sqlalchemy as sa
@@ -25,6 +26,7 @@ from models.job import Job
 from models.states import Kind, WorkState
 from models.work import Work, attempts_of, transition
 from ops import archive, data
+from ops import backup as module
 from ops.backup import backup
 from ops.errors import CannotStart
 from ops.migrate import upgrade
@@ -235,6 +237,72 @@ def test_a_file_of_an_adapter_that_is_gone_or_changed_is_told(house, tmp_path):
     file.unlink()
     with pytest.raises(CannotStart, match=r"adapter_model\.safetensors is named by a row"):
         backup(house.settings, tmp_path / "b.tar")
+
+
+def test_what_is_removed_while_a_backup_is_taken_is_in_it(house, elsewhere, tmp_path, monkeypatch):
+    """Jobs that save remove their older checkpoints all the time: before the snapshot, after it, while files are copied."""
+    before = objects(house.settings)
+    write = archive.Writer.add
+
+    def add(self, name, path):
+        house.storage.delete_below("default/jobs")
+        write(self, name, path)
+
+    monkeypatch.setattr(archive.Writer, "add", add)
+    backup(house.settings, tmp_path / "b.tar")
+    restore(elsewhere, tmp_path / "b.tar")
+    assert objects(elsewhere) == before
+    assert not (house.settings.layout.run / "backup").exists()
+
+
+def test_what_comes_between_the_first_look_and_the_snapshot_is_in_it(house, elsewhere, tmp_path, monkeypatch):
+    hold, looks = module._hold, []
+
+    def held(storage, folder):
+        hold(storage, folder)
+        if not looks:
+            house.storage.put_bytes("default/datasets/ds_1/report-1.json", b"{}")
+            with house.database.write() as session:
+                session.get_one(Dataset, "ds_1").report_fence = 1
+        looks.append(folder)
+
+    monkeypatch.setattr(module, "_hold", held)
+    backup(house.settings, tmp_path / "b.tar")
+    restore(elsewhere, tmp_path / "b.tar")
+    assert objects(elsewhere) == objects(house.settings)
+    assert len(looks) == 2
+
+
+def test_a_disk_without_links_is_backed_up_as_well(house, elsewhere, tmp_path, monkeypatch):
+    monkeypatch.setattr("os.link", Mock(side_effect=PermissionError))
+    backup(house.settings, tmp_path / "b.tar")
+    restore(elsewhere, tmp_path / "b.tar")
+    assert objects(elsewhere) == objects(house.settings)
+
+
+def test_a_second_backup_at_the_same_time_is_refused(house, tmp_path, monkeypatch):
+    verify = archive.verify
+
+    def verified(part):
+        with pytest.raises(CannotStart, match="under way"):
+            backup(house.settings, tmp_path / "other.tar")
+        return verify(part)
+
+    monkeypatch.setattr(archive, "verify", verified)
+    backup(house.settings, tmp_path / "b.tar")
+    assert [path.name for path in tmp_path.glob("*.tar*")] == ["b.tar"]
+
+
+def test_a_backup_of_a_newer_version_is_refused(house, elsewhere, tmp_path):
+    with house.database.write() as session:
+        session.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+    backup(house.settings, tmp_path / "b.tar")
+    killed = elsewhere.layout.run / "restoring-killed"
+    killed.mkdir(parents=True)
+    with pytest.raises(CannotStart, match="another version of Lensmith"):
+        restore(elsewhere, tmp_path / "b.tar")
+    assert not elsewhere.layout.database.exists()
+    assert list(elsewhere.layout.run.glob("restoring-*")) == [], "nor is there what a killed restore left"
 
 
 @pytest.mark.parametrize("elsewhere_too", [{"database_url": "postgresql://x/y"}, {"storage_url": "s3://b/p"}])

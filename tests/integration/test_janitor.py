@@ -11,13 +11,18 @@ import pytest
 from sqlmodel import col, update
 
 from core.clock import utc_now
+from core.db import Database
+from core.storage import Storage
 from models import checkpoint as checkpoints
 from models import dataset as datasets
+from models import job as jobs
 from models.adapter import Adapter
 from models.dataset import Dataset, image_key
+from models.job import Job
 from models.leases import Claim
 from models.states import Kind, WorkState
 from models.work import Work
+from ops.migrate import upgrade
 from tests.integration.test_backup import House
 from vlm.conversation import RECORDS_FILE
 from worker import janitor, validation
@@ -102,6 +107,41 @@ def test_an_object_that_is_written_again_while_the_janitor_works_stays(house, mo
     assert house.storage.read(key) == b"anew"
 
 
+def test_an_object_that_is_written_while_it_is_removed_stays(house, monkeypatch):
+    """Moved aside as the old one, it is there anew before anybody has looked at it."""
+    key, old = STRAY["adapters"], utc_now() - timedelta(seconds=DAY_S)
+    house.storage.put_bytes(key, b"stray")
+    assert house.storage.delete_old(key, before=old) is False, "it was written after that moment"
+    assert house.storage.read(key) == b"stray"
+    age(house.settings, key)
+    is_younger = Storage.is_younger
+
+    def looked(storage, *asked):
+        storage.put_bytes(key, b"anew")
+        return is_younger(storage, *asked)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Storage, "is_younger", looked)
+        assert house.storage.delete_old(key, before=old)
+    assert house.storage.read(key) == b"anew"
+    with monkeypatch.context() as patched:
+        patched.setattr(Storage, "is_younger", lambda *_: house.storage.put_bytes(key, b"again"))
+        house.storage.delete_old(key, before=old)
+    assert house.storage.read(key) == b"again"
+    assert house.storage.delete_old("default/adapters/none", before=old) is False
+    assert list(house.storage.keys("staging")) == []
+
+
+def test_what_killed_writers_left_goes_though_no_listing_shows_it(house):
+    folder = house.settings.layout.storage / "staging"
+    folder.mkdir(exist_ok=True)
+    for name in ("req_old#1", "req_young#1"):
+        (folder / name).write_bytes(b"part")
+    age(house.settings, "staging/req_old#1")
+    assert clean(house, dry_run=True).objects == clean(house).objects == {"staging": 1}
+    assert [path.name for path in folder.iterdir()] == ["req_young#1"]
+
+
 def test_what_belongs_to_what_was_deleted_goes(house):
     age_all(house)
     with house.database.write() as session:
@@ -143,6 +183,30 @@ def test_a_job_keeps_its_checkpoints_as_long_as_an_attempt_may_need_them(house, 
     with house.database.read() as session:
         assert bool(checkpoints.of_job(session, "job_2")) == kept
     assert bool(list(house.storage.keys("default/jobs/job_2"))) == kept
+
+
+def test_the_checkpoints_of_a_job_that_is_being_retried_are_passed_by(new_postgres):
+    database = Database(new_postgres)
+    upgrade(database)
+    with database.write() as session:
+        session.add(Work(id="ds_1", kind=Kind.VALIDATION, queue="cpu", state=WorkState.SUCCEEDED))
+        failed = {"state": WorkState.FAILED, "finished_at": utc_now() - timedelta(days=9)}
+        session.add(Work(id="job_1", kind=Kind.TRAINING, queue="gpu", **failed))
+        session.flush()
+        session.add(Dataset(id="ds_1", name="c", filename="c.zip"))
+        session.flush()
+        named = {"name": "x", "base_model": "tiny", "dataset_id": "ds_1", "dataset_digest": "d" * 64}
+        session.add(Job(id="job_1", **named, seed=0, request={}))
+        session.flush()
+        checkpoints.add(session, checkpoints.Checkpoint(id="c", job_id="job_1", step=4, sha256="e" * 64, size_bytes=1))
+    old = {"ended_before": utc_now() - timedelta(days=7), "limit": 9}
+    with database.write() as retrying:
+        assert jobs.hold(retrying, "job_1", project="default")
+        with database.write() as sweeping:
+            assert checkpoints.superfluous(sweeping, **old) == []
+    with database.write() as sweeping:
+        assert len(checkpoints.superfluous(sweeping, **old)) == 1
+    database.close()
 
 
 def test_the_command_tells_what_it_does(house, settings):
