@@ -1,17 +1,23 @@
 """From rows to `estimated_start` and `estimated_finish`, over HTTP, on both databases."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
+from unittest.mock import Mock
 
 import pytest
 import sqlalchemy as sa
 
+from api.jobs.estimates import FRESH_S, Estimates
 from core.clock import utc_now
 from core.db import NowS
 from core.queue import Queue
+from models import queue
 from models.job import Job
 from models.states import Kind, WorkState
 from models.work import Attempt, Work
 from models.worker import Worker
+from tests.conftest import wait_for
 
 BOTH = pytest.mark.parametrize("client", ["sqlite", "postgres"], indirect=True)
 MARGIN = timedelta(seconds=30)
@@ -79,3 +85,42 @@ def test_a_queue_of_measured_jobs_tells_when_each_starts_and_ends(client, api_da
     assert [jobs[name]["queue_position"] for name in ("3half", "4next", "5class")] == [1, 2, 3]
     assert (jobs["5class"]["estimated_start"], jobs["5class"]["waiting_for"]) == (None, "no worker offers class l4")
     assert client.get("/jobs/job_4next").json()["queue_position"] == 2
+
+
+def test_one_look_at_the_queue_serves_everybody_who_asks_within_a_second(api_database, ready_dataset, monkeypatch):
+    looks, now, go_on = [], [100.0], threading.Event()
+    look = queue.look
+
+    def counted(*asked, **named):
+        looks.append(threading.get_ident())
+        assert go_on.wait(60)
+        return look(*asked, **named)
+
+    monkeypatch.setattr(queue, "look", counted)
+    with api_database.write() as session:
+        for row in rows_of("a", WorkState.QUEUED):
+            session.add(row)
+            session.flush()
+    estimates = Estimates(api_database, silent_s=60, project_bound=0, clock=lambda: now[0])
+    with ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(estimates.now) for _ in range(8)]
+        wait_for(lambda: looks, what="the first look")
+        go_on.set()
+        told = [each.result(60) for each in asked]
+    assert len(looks) == 1
+    assert all(each is told[0] for each in told)
+    assert told[0]["job_a"].queue_position == 1
+    now[0] += FRESH_S / 2
+    assert estimates.now() is told[0]
+    now[0] += FRESH_S / 2
+    assert estimates.now() is not told[0]
+    assert len(looks) == 2
+
+
+def test_a_look_that_fails_is_done_again_by_whoever_asks_next(api_database, ready_dataset, monkeypatch):
+    estimates = Estimates(api_database, silent_s=60, project_bound=0)
+    with monkeypatch.context() as broken:
+        broken.setattr(queue, "look", Mock(side_effect=sa.exc.OperationalError("SELECT", {}, Exception("away"))))
+        with pytest.raises(sa.exc.OperationalError):
+            estimates.now()
+    assert estimates.now() == {}

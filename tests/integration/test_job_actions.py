@@ -2,13 +2,15 @@
 
 import json
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import redis
 import sqlalchemy as sa
 from sqlmodel import col
 
-from models import event, leases
+from models import dataset as datasets
+from models import control, event, leases
 from models.adapter import Adapter
 from models.event import Item
 from models.states import ACTIONS, FULFILLED, TERMINAL, Action, AdapterState, EventKind, WorkState, allowed_actions
@@ -221,3 +223,40 @@ def test_the_curve_goes_on_over_attempts_in_pages(client, api_database, ready_da
     assert [item["data"] for item in samples] == [{"answer": "red"}] * 2
     ranges = [(item["first_seq"], item["last_seq"]) for item in client.get(f"/jobs/{job_id}/attempts").json()["items"]]
     assert ranges == [(2, 6), (7, 10)], "each attempt has its own part of the log"
+
+
+@ON_BOTH
+@pytest.mark.parametrize("first", ["deletion", "retry"])
+def test_a_retry_and_the_deletion_of_its_data_set_at_one_moment_see_each_other(
+    client, api_database, ready_dataset, first, monkeypatch
+):
+    """Whichever comes second waits, then is refused for what the first has done."""
+    job_id = bring_to(client, api_database, WorkState.FAILED)
+    module, name = (datasets, "delete") if first == "deletion" else (control, "note")
+    inside, go_on, act = threading.Event(), threading.Event(), getattr(module, name)
+
+    def held(*asked, **named):
+        acted = act(*asked, **named)
+        inside.set()
+        assert go_on.wait(60)
+        return acted
+
+    monkeypatch.setattr(module, name, held)
+    asked = {
+        "deletion": lambda: client.delete(f"/datasets/{ready_dataset}"),
+        "retry": lambda: ask(client, job_id, Action.RETRY),
+    }
+    (second,) = asked.keys() - {first}
+    with ThreadPoolExecutor(2) as pool:
+        winner = pool.submit(asked[first])
+        assert inside.wait(60)
+        loser = pool.submit(asked[second])
+        with pytest.raises(TimeoutError):
+            loser.result(0.5)
+        monkeypatch.undo()
+        go_on.set()
+        assert winner.result(60).status_code in (200, 204), winner.result().text
+        refused = loser.result(60)
+    assert refused.status_code == 409, refused.text
+    assert ("is used by the job" if second == "deletion" else "was deleted") in refused.json()["detail"]
+    assert look(api_database, job_id).state is (WorkState.QUEUED if first == "retry" else WorkState.FAILED)
