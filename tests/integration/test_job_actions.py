@@ -9,8 +9,8 @@ import redis
 import sqlalchemy as sa
 from sqlmodel import col
 
-from models import dataset as datasets
 from models import control, event, leases
+from models import dataset as datasets
 from models.adapter import Adapter
 from models.event import Item
 from models.states import ACTIONS, FULFILLED, TERMINAL, Action, AdapterState, EventKind, WorkState, allowed_actions
