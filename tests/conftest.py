@@ -125,11 +125,11 @@ def database(database_url) -> Iterator[Database]:
 
 @pytest.fixture
 def settings(tmp_path, valkey_url) -> Settings:
-    """Settings of an embedded service with short leases."""
+    """Settings of an embedded service that looks often."""
     made = Settings(
         data_dir=tmp_path / "data",
         redis_url=valkey_url,
-        lease_s=2.0,
+        lease_s=20.0,  # a busy machine must not lose one
         heartbeat_s=0.3,
         poll_s=0.2,
         sweep_s=0.5,
