@@ -197,11 +197,16 @@ class Storage:
         except (BaseError, OSError) as error:
             raise storage_failed(key, error) from error
 
-    def fetch(self, key: str, target: Path) -> None:
-        """Put a copy of an object at a local path. Never a link: who writes to the copy must not reach the object."""
+    def fetch(self, key: str, target: Path, *, check: Callable[[], None] = _unguarded) -> None:
+        """Put a copy of an object at a local path. Never a link: who writes to the copy must not reach the object.
+
+        What `check` raises, which is asked with every piece, ends it.
+        """
         try:
             with target.open("wb") as out:
-                out.writelines(self.chunks(key))
+                for chunk in self.chunks(key):
+                    check()
+                    out.write(chunk)
         except OSError as error:
             raise storage_failed(key, error) from error
 

@@ -51,6 +51,11 @@ def of_job(session: Session, job_id: str) -> list[Checkpoint]:
     return list(session.exec(query.order_by(col(Checkpoint.step).desc(), col(Checkpoint.id).desc())))
 
 
+def is_named(session: Session, checkpoint_id: str) -> bool:
+    """Tell whether a checkpoint has its row."""
+    return session.get(Checkpoint, checkpoint_id) is not None
+
+
 def add(session: Session, checkpoint: Checkpoint) -> list[Checkpoint]:
     """Name a stored checkpoint; return the older ones whose rows were removed for it, and whose objects may go."""
     session.add(checkpoint)

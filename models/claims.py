@@ -71,6 +71,7 @@ def claim(
             started_at=sa.func.coalesce(col(Work.started_at), sa.literal(utc_now(), UtcDateTime())),
             finished_at=None,
             failure=None,
+            last_flush=0,
         )
         .returning(
             col(Work.id),

@@ -57,20 +57,24 @@ class Item:
         }
 
 
-def append(session: Session, work_id: str, items: Sequence[Item], *, fence: int | None = None) -> WorkState | None:
+def append(
+    session: Session, work_id: str, items: Sequence[Item], *, fence: int | None = None, flush: int | None = None
+) -> WorkState | None:
     """Number and store items and return the state of their work (this is how a cancel arrives between heartbeats).
 
-    With `fence`, only if that lease still holds. None: fenced, nothing stored.
+    With `fence`, only if that lease still holds. None: fenced, nothing stored. `flush`: the number of what an attempt
+    writes together, for `has_flush`.
 
     The UPDATE of the counter takes the row's lock, so numbers have no gaps and no doubles.
     """
     statement = sa.update(Work).where(col(Work.id) == work_id)
     if fence is not None:
         statement = statement.where(col(Work.fence) == fence, col(Work.state).in_(LEASED))
+    values: dict[str, Any] = {"last_seq": col(Work.last_seq) + len(items)}
+    if flush is not None:
+        values["last_flush"] = flush
     counted = session.execute(
-        statement.values(last_seq=col(Work.last_seq) + len(items)).returning(
-            col(Work.last_seq), col(Work.project), col(Work.attempt), col(Work.state)
-        )
+        statement.values(**values).returning(col(Work.last_seq), col(Work.project), col(Work.attempt), col(Work.state))
     ).first()
     if counted is None:
         return None
@@ -81,6 +85,12 @@ def append(session: Session, work_id: str, items: Sequence[Item], *, fence: int 
         rows = (item.numbered(seq, work_id, project=project, at=at, attempt=attempt) for seq, item in numbered)
         insert(session, Event, *rows)
     return WorkState(state)
+
+
+def has_flush(session: Session, work_id: str, flush: int, *, fence: int) -> bool:
+    """Tell whether a flush was stored whose commit had no answer."""
+    newest = select(Work.last_flush).where(Work.id == work_id, Work.fence == fence)
+    return session.exec(newest).first() == flush
 
 
 def _storable(value: Any) -> Any:
@@ -100,6 +110,11 @@ def begin(session: Session, work: Work, message: str, **data: Any) -> None:
     insert(session, Work, values_of(work))
     first = Item(kind=EventKind.EVENT, level="info", message=message, data=data or None)
     insert(session, Event, first.numbered(1, work.id, project=work.project, at=work.created_at, attempt=work.attempt))
+
+
+def forget(session: Session, work_id: str) -> None:
+    """Remove the rows of a log that nobody can ask for any more."""
+    session.execute(sa.delete(Event).where(col(Event.work_id) == work_id))
 
 
 def note(session: Session, work_id: str, message: str, *, fence: int | None = None, **data: Any) -> bool:

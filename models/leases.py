@@ -4,7 +4,7 @@ A worker that finds no row changed is fenced: somebody else may run the work now
 nothing more.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -119,21 +119,22 @@ def pause(session: Session, claimed: Claim) -> bool:
 def try_again(session: Session, claimed: Claim, failure: dict[str, Any], *, max_attempts: int, retry_s: float) -> bool:
     """Queue work whose attempt failed for a reason that may pass; False: it has had its attempts, or fenced.
 
-    The wait grows four-fold with each failure in a row; `gained` begins the count anew.
+    Work that was asked to pause is paused instead. The wait grows four-fold with each failure in a row; `gained` begins the count anew.
     """
     failed = session.exec(select(Work.failed_attempts).where(Work.id == claimed.work_id)).one() + 1
     if failed >= max_attempts:
         return False
     wait_s = min(retry_s * 4 ** (failed - 1), LONGEST_WAIT_S)
-    message = f"{failure['detail']} It is tried again in {wait_s:g} s (attempt {claimed.attempt} failed)."
-    return end_attempt(
-        session,
-        claimed.work_id,
-        Ending(target=WorkState.QUEUED, message=message, outcome=AttemptOutcome.FAILED, failure=failure),
-        fence=claimed.fence,
-        unless=_PAUSING,
-        failed_attempts=failed,
-        available_at_s=NowS() + wait_s,
+    again = Ending(
+        target=WorkState.QUEUED,
+        message=f"{failure['detail']} It is tried again in {wait_s:g} s (attempt {claimed.attempt} failed).",
+        outcome=AttemptOutcome.FAILED,
+        failure=failure,
+    )
+    paused = replace(again, target=WorkState.PAUSED, message=f"Paused, though it failed: {failure['detail']}")
+    waits = {"failed_attempts": failed, "available_at_s": NowS() + wait_s}
+    return end_attempt(session, claimed.work_id, again, fence=claimed.fence, unless=_PAUSING, **waits) or end_attempt(
+        session, claimed.work_id, paused, fence=claimed.fence, failed_attempts=failed
     )
 
 
@@ -143,10 +144,13 @@ def gained(session: Session, claimed: Claim) -> None:
 
 
 def give_back(session: Session, claimed: Claim, *, reason: str) -> bool:
-    """Put running work back in its queue because the worker was told to stop; it costs no attempt."""
+    """Put running work back in its queue because the worker was told to stop; it costs no attempt.
+
+    False: fenced, or somebody asked it to pause or to end meanwhile.
+    """
     message = f"Given back: {reason}"
     ending = Ending(target=WorkState.QUEUED, message=message, outcome=AttemptOutcome.GIVEN_BACK)
-    return end_attempt(session, claimed.work_id, ending, fence=claimed.fence)
+    return end_attempt(session, claimed.work_id, ending, fence=claimed.fence, unless=_PAUSING)
 
 
 def release_all(session: Session, *, reason: str) -> int:

@@ -47,11 +47,12 @@ def look(session: Session, queue: Queue, *, silent_s: float) -> Snapshot:
     """Return the queue as it stands; a worker that was silent for so long does not count."""
     now_s = session.execute(sa.select(NowS())).scalar_one()
     work = [getattr(Work, name) for name in ("id", "project", "priority", "gpus", "resource_class", "state")]
-    lease = [col(Work.available_at_s), col(Work.lease_owner)]
+    lease = [col(Work.available_at_s), col(Work.lease_owner), col(Attempt.began_s)]
     job = [col(Job.base_model), col(Job.planned_examples), col(Job.progress)]
     rows = session.execute(
         sa.select(*work, *lease, *job)
         .outerjoin(Job, col(Job.id) == col(Work.id))
+        .outerjoin(Attempt, sa.and_(col(Attempt.work_id) == col(Work.id), col(Attempt.ended_at).is_(None)))
         .where(col(Work.queue) == queue, col(Work.state).in_([WorkState.QUEUED, *LEASED]))
     ).all()
     rates = {base: _seconds_per_example(session, base) for base in {row.base_model for row in rows if row.base_model}}
@@ -71,7 +72,7 @@ def look(session: Session, queue: Queue, *, silent_s: float) -> Snapshot:
             seconds_left=(
                 _expected(row.planned_examples, row.progress, rates.get(row.base_model))
                 if is_waiting
-                else _remaining(row.progress, now_s)
+                else _remaining(row.progress, now_s, began_s=row.began_s or 0.0)
             ),
         )
         (waiting if is_waiting else running).append(entry)
@@ -121,9 +122,12 @@ def _expected(planned_examples: int | None, progress: dict[str, Any] | None, rat
     return planned_examples * rate * max(0.0, 1 - done)
 
 
-def _remaining(progress: dict[str, Any] | None, now_s: float) -> float | None:
-    """Return what is left by what was last heard; a run that is silent does not move its end, and an overdue one ends now."""
+def _remaining(progress: dict[str, Any] | None, now_s: float, *, began_s: float) -> float | None:
+    """Return what is left by what was last heard; a run that is silent does not move its end, and an overdue one ends now.
+
+    What the attempt before this one said counts from the beginning of this one.
+    """
     told = progress or {}
     if told.get("eta_s") is None or told.get("at") is None:
         return None
-    return max(0.0, float(told["at"]) + float(told["eta_s"]) - now_s)
+    return max(0.0, max(float(told["at"]), began_s) + float(told["eta_s"]) - now_s)

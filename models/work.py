@@ -52,6 +52,7 @@ class Work(SQLModel, table=True):
     gpus: int = Field(default=0, description="GPUs that it cannot do without")
     resource_class: str | None = Field(default=None, max_length=64, description="of the worker; null: any")
     last_seq: int = Field(default=0, description="the sequence number of the newest log item")
+    last_flush: int = Field(default=0, description="the newest flush of its attempt's events that the rows hold")
 
 
 class Attempt(SQLModel, table=True):
@@ -114,8 +115,8 @@ def close_attempt(
 
 def note_resumed(session: Session, work_id: str, step: int, *, fence: int) -> None:
     """Write down from which step's checkpoint an attempt goes on."""
-    of_attempt = (col(Attempt.work_id) == work_id, col(Attempt.fence) == fence)
-    session.execute(sa.update(Attempt).where(*of_attempt).values(resumed_step=step))
+    open_attempt = (col(Attempt.work_id) == work_id, col(Attempt.fence) == fence, col(Attempt.ended_at).is_(None))
+    session.execute(sa.update(Attempt).where(*open_attempt).values(resumed_step=step))
 
 
 def attempts_of(session: Session, work_id: str) -> list[Attempt]:

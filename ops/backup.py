@@ -68,6 +68,12 @@ def check_embedded(settings: Settings, done: str) -> None:
         )
 
 
+def forget_killed(layout: Layout) -> None:
+    """Remove what a killed backup holds: it would keep the bytes of what is removed from now on."""
+    with suppress(CannotStart), _folder(layout):
+        pass
+
+
 @contextmanager
 def _folder(layout: Layout) -> Iterator[Path]:
     """Yield an empty folder on the disk of the objects, for one backup at a time; what a killed one left is removed."""

@@ -8,6 +8,7 @@ from urllib.parse import quote
 from alembic.util import CommandError
 
 from core.db import Database
+from core.layout import Layout
 from core.settings import Settings
 from models import leases
 from ops import archive, data
@@ -31,12 +32,11 @@ def restore(settings: Settings, file: Path) -> int:
     layout = settings.layout
     data.make(layout)
     with data.locked(layout):
+        _forget_killed(layout)
         if layout.database.exists() or any(layout.storage.iterdir()):
             raise CannotStart(
                 f"The data directory {layout.root} is not empty; restore into another one with --data-dir."
             )
-        for left in layout.run.glob("restoring-*"):  # of one that was killed
-            shutil.rmtree(left, ignore_errors=True)
         folder = Path(tempfile.mkdtemp(prefix="restoring-", dir=layout.run))
         try:
             archive.unpack(file, folder)
@@ -45,12 +45,22 @@ def restore(settings: Settings, file: Path) -> int:
             if unpacked.exists():
                 layout.storage.rmdir()
                 unpacked.rename(layout.storage)
-            (folder / archive.DATABASE).rename(layout.database)
+            (folder / archive.DATABASE).rename(layout.database)  # the last: until then nothing of it counts
         except OSError as error:
             raise CannotStart(f"The backup cannot be unpacked ({error.strerror}); nothing was restored.") from error
         finally:
             shutil.rmtree(folder, ignore_errors=True)
     return num_queued
+
+
+def _forget_killed(layout: Layout) -> None:
+    """Remove what a restore that was killed has left: its folder lies there until the database has its name."""
+    for left in layout.run.glob("restoring-*"):
+        is_between = (left / archive.DATABASE).exists() and not (left / archive.STORAGE).exists()
+        if is_between and not layout.database.exists():
+            shutil.rmtree(layout.storage, ignore_errors=True)
+            layout.storage.mkdir()
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def _release(path: Path) -> int:

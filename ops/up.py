@@ -7,6 +7,7 @@ from rich.console import Console
 from core.process import free_port
 from core.settings import Settings
 from ops import address, data
+from ops.backup import forget_killed
 from ops.errors import CannotStart
 from ops.migrate import migrate
 from ops.parts import Ports, plan
@@ -29,6 +30,7 @@ def up(settings: Settings, console: Console) -> int:
     with data.locked(layout), ExitStack() as stack:
         ports = _ports(settings)
         data.sweep(layout, own_storage=settings.storage_url is None)
+        forget_killed(layout)
         kind = migrate(settings)
         console.print(f"[green]✓[/green] {'database':<11} {kind}, migrated")
         url = address.url(settings.host, ports.api)

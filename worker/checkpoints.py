@@ -118,10 +118,14 @@ class Keeper:
             self._attempt.hold()
             try:
                 with self._rooms.database.write() as session:
+                    if checkpoints.is_named(
+                        session, row.id
+                    ):  # only the answer was lost; the janitor finds the older ones
+                        return []
                     if event.append(session, claim.work_id, [item], fence=claim.fence) is None:
                         raise LeaseLost
                     leases.gained(session, claim)
-                    return checkpoints.add(session, row)
+                    return checkpoints.add(session, row.model_copy())
             except DATABASE_AWAY as error:
                 log.warning("a checkpoint waits", work_id=claim.work_id, error=str(error))
                 self._attempt.lease.lost.wait(_PATIENCE_S)
@@ -162,16 +166,16 @@ def bring(rooms: Rooms, attempt: Attempt, staging: Path) -> int | None:
 
 
 def _fetch(storage: Storage, row: Checkpoint, folder: Path, attempt: Attempt) -> None:
+    shutil.rmtree(folder, ignore_errors=True)  # of a try before, over a database that went away
     folder.mkdir(parents=True)
     key = f"{row.prefix}/{MANIFEST_FILE}"
     if not storage.has(key):
         raise FolderDamaged(f"The file {MANIFEST_FILE} is missing.")
     storage.fetch(key, folder / MANIFEST_FILE)
     for name in parse_manifest((folder / MANIFEST_FILE).read_bytes(), row.sha256).files:
-        attempt.check()
         if not storage.has(f"{row.prefix}/{name}"):
             raise FolderDamaged(f"The file {name} is missing.")
-        storage.fetch(f"{row.prefix}/{name}", folder / name)
+        storage.fetch(f"{row.prefix}/{name}", folder / name, check=attempt.check)
     verify(folder, row.sha256)
 
 

@@ -35,9 +35,13 @@ class Lease:
 
     One thread prolongs the lease, another watches the clock: a database that hangs would hold the first for longer
     than the lease lasts, while another worker runs the same job on another device.
+
+    `asked_at`: when it was asked for, on the monotonic clock, for it is not longer than from there; None: just now.
     """
 
-    def __init__(self, database: Database, claim: Claim, *, lease_s: float, heartbeat_s: float) -> None:
+    def __init__(
+        self, database: Database, claim: Claim, *, lease_s: float, heartbeat_s: float, asked_at: float | None = None
+    ) -> None:
         self.claim = claim
         self.state = WorkState.RUNNING
         self.lost = threading.Event()
@@ -47,7 +51,7 @@ class Lease:
         self._ended = threading.Event()
         self._lock = threading.Lock()
         self._child: Tethered | None = None
-        self._kept_until = time.monotonic() + lease_s
+        self._kept_until = (time.monotonic() if asked_at is None else asked_at) + lease_s
         name = f"lease-{claim.work_id}"
         self._threads = (
             threading.Thread(target=self._keep, name=name, daemon=True),

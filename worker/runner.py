@@ -5,6 +5,7 @@ The thread of a slot lives as long as the worker, because its children die with 
 
 import shutil
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -66,9 +67,10 @@ class Slot(threading.Thread):
         while not self.shutdown.is_set():
             self.bell.clear()
             try:
+                asked_at = time.monotonic()
                 claim = self._claim()
                 if claim is not None:
-                    self._run(claim)
+                    self._run(claim, asked_at)
                     continue
             except DATABASE_AWAY as error:
                 log.warning("the database is away", error=str(error))
@@ -87,11 +89,17 @@ class Slot(threading.Thread):
                 project_bound=self._settings.project_jobs if self._queue is Queue.GPU else 0,
             )
 
-    def _run(self, claim: Claim) -> None:
+    def _run(self, claim: Claim, asked_at: float) -> None:
         log.info("work started", work_id=claim.work_id, kind=claim.kind, attempt=claim.attempt)
         self._wake(claim.work_id)
         staging = self._settings.layout.staging(claim.work_id, claim.fence)
-        lease = Lease(self._database, claim, lease_s=self._settings.lease_s, heartbeat_s=self._settings.heartbeat_s)
+        lease = Lease(
+            self._database,
+            claim,
+            lease_s=self._settings.lease_s,
+            heartbeat_s=self._settings.heartbeat_s,
+            asked_at=asked_at,
+        )
         try:
             with lease:
                 ended = self._attempt(lease, staging)

@@ -36,8 +36,8 @@ from worker.uploads import sweep_uploads
 from worker.validation import Validation
 
 SILENT_S = 3600.0
-JANITOR_EVERY_S = 24 * 3600.0  # the first time after an hour
-JANITOR_LOOK_S = 60.0
+JANITOR_EVERY_S = 24 * 3600.0
+JANITOR_FIRST_S = 600.0  # after the start, when there is other work to do
 
 log = get_logger(__name__)
 
@@ -70,12 +70,12 @@ class Service:
         )
         self._expiry = expiry.Expiry(lease_s=settings.lease_s, confirm_s=2 * settings.heartbeat_s)
         self._sweeping = threading.Lock()
-        self._janitor_due_s = time.monotonic() + JANITOR_EVERY_S / 24
+        self._janitor_due_s = time.monotonic() + JANITOR_FIRST_S
         self._left = threading.Event()
         # Two threads: to ring with a broker that hangs takes seconds, and a worker that does not beat looks dead.
         self._heart = self._thread("worker-heartbeat", self._beat, every_s=settings.heartbeat_s)
         self._sweeper = self._thread("worker-sweeper", self.sweep, every_s=settings.sweep_s)
-        self._janitor = self._thread("worker-janitor", self._clean, every_s=JANITOR_LOOK_S)
+        self._tidier = self._thread("worker-tidier", self._tidy, every_s=settings.sweep_s)
         # Beat as a thread: a process of its own would outlive a worker that is killed.
         self._periodic = EmbeddedService(app, thread=True, scheduler_cls="celery.beat:Scheduler") if beat else None
 
@@ -83,8 +83,7 @@ class Service:
         """Start the threads; they need no broker."""
         self._heart.start()
         self._sweeper.start()
-        if self._queue is Queue.CPU:
-            self._janitor.start()
+        self._tidier.start()
         self.slot.start()
         if self._periodic is not None:
             self._periodic.start()
@@ -127,17 +126,14 @@ class Service:
         doorbell = Doorbell(app)
         for queue, work_id in swept.waiting.items():
             doorbell.ring(queue, work_id)
-        self._tidy()  # last: a store may be slow
 
     def _tidy(self) -> None:
+        """Remove what is over, on a thread of its own: a store may be slow, and leases must be taken back meanwhile."""
         sweep_uploads(self._database, self._storage)
         archive_logs(self._database, self._storage, keep_days=self._settings.log_keep_days)
         sweep_staging(self._database, self._settings.layout)
         forget_checkpoints(self._database, self._storage, keep_days=self._settings.checkpoint_keep_days)
-
-    def _clean(self) -> None:
-        """Look for objects without a row, once a day: with a large store it takes long, and nothing waits for it."""
-        if time.monotonic() >= self._janitor_due_s:
+        if self._queue is Queue.CPU and time.monotonic() >= self._janitor_due_s:
             self._janitor_due_s = time.monotonic() + JANITOR_EVERY_S
             clean(self._database, self._storage, grace_s=self._settings.janitor_grace_s)
 

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from core.db import DATABASE_AWAY, Database
@@ -33,7 +33,6 @@ from worker.lease import Lease
 from worker.recorder import Recorder
 
 Wake = Callable[[str], None]  # those who follow the log of a piece of work
-Unwritten = list[tuple[ChildEvent, bool]]  # with whether the log has it yet
 
 FLUSH_S = 0.4
 EXIT_S = 30.0
@@ -85,6 +84,23 @@ Outcome = Succeeded | Failed | Killed | Ended | Fenced
 
 
 @dataclass(slots=True)
+class Backlog:
+    """What a child has said and the rows may not have yet.
+
+    A commit whose answer is lost may have come through: what was in it stays here until that is known.
+    """
+
+    events: list[tuple[ChildEvent, bool]] = field(default_factory=list)  # with whether it is news to the log
+    flush: int = 0  # the number of the last that was begun
+    num_asked: int = 0  # how many of the events were in it, when its commit was asked for
+
+    def part(self) -> list[tuple[ChildEvent, bool]]:
+        """Return what is written together next: a curve that begins anew does so behind the settings that say why."""
+        ends = (at for at, (event, _) in enumerate(self.events, start=1) if isinstance(event, Resolved))
+        return self.events[: next(ends, len(self.events))]
+
+
+@dataclass(slots=True)
 class Ending:
     """The patience with a child that has said its last word and does not end."""
 
@@ -116,11 +132,11 @@ def supervise(
     which only a child of several processes has, the first counts: the others broke because that one did.
     """
     last: Result | Failure | Stopped | None = None
-    unwritten: Unwritten = []
+    backlog = Backlog()
     ending = Ending()
     for batch in process.batches(every_s=FLUSH_S):
-        unwritten += [(event, recorder.hear(event)) for event in batch]
-        if lease.lost.is_set() or not _write(database, lease, recorder, unwritten, wake):
+        backlog.events += [(event, recorder.hear(event)) for event in batch]
+        if lease.lost.is_set() or not _write(database, lease, recorder, backlog, wake):
             process.kill()
             return Fenced()
         if refused := next((e for e in batch if isinstance(e, Hello) and e.protocol != PROTOCOL_VERSION), None):
@@ -131,8 +147,8 @@ def supervise(
             stopping.step(process, pausing=lease.state is WorkState.PAUSING and not shutdown.is_set())
         if last is not None:
             ending.step(process)
-    while unwritten:  # said just before the end, while the database was away
-        if lease.lost.wait(FLUSH_S) or not _write(database, lease, recorder, unwritten, wake):
+    while backlog.events:  # said just before the end, while the database was away
+        if lease.lost.wait(FLUSH_S) or not _write(database, lease, recorder, backlog, wake):
             return Fenced()
     status = process.wait()
     return _outcome(last, 0 if ending.is_overdue else status, wanted=stopping.asked_at is not None)
@@ -180,28 +196,44 @@ def memory_failure() -> Failure:
     )
 
 
-def _write(database: Database, lease: Lease, recorder: Recorder, unwritten: Unwritten, wake: Wake) -> bool:
-    """Write what waits in one transaction, and empty it; False: fenced. Nothing is lost while the database is away."""
-    if not unwritten:
+def _write(database: Database, lease: Lease, recorder: Recorder, backlog: Backlog, wake: Wake) -> bool:
+    """Write what waits, and empty it; False: fenced. Nothing is lost or doubled while the database is away."""
+    if not backlog.events:
         return True
-    claim = lease.claim
-    items = [item for event, is_news in unwritten if is_news and (item := _item(event)) is not None]
     try:
-        with database.write() as session:
-            state = event_rows.append(session, claim.work_id, items, fence=claim.fence)
-            if state is None:
-                session.rollback()
+        while backlog.events:
+            if not _flush(database, lease, recorder, backlog):
                 return False
-            for event, _ in unwritten:
-                if isinstance(event, PhaseChanged):
-                    leases.set_phase(session, claim, event.phase)
-                recorder.record(session, claim.work_id, event)
     except DATABASE_AWAY as error:
-        log.warning("events wait", work_id=claim.work_id, count=len(unwritten), error=str(error))
+        log.warning("events wait", work_id=lease.claim.work_id, count=len(backlog.events), error=str(error))
         return True
+    wake(lease.claim.work_id)
+    return True
+
+
+def _flush(database: Database, lease: Lease, recorder: Recorder, backlog: Backlog) -> bool:
+    """Write one part in one transaction; False: fenced."""
+    claim = lease.claim
+    with database.write() as session:
+        if backlog.num_asked:
+            if event_rows.has_flush(session, claim.work_id, backlog.flush, fence=claim.fence):
+                del backlog.events[: backlog.num_asked]
+            backlog.num_asked = 0
+        part = backlog.part()
+        items = [item for event, is_news in part if is_news and (item := _item(event)) is not None]
+        backlog.flush += 1
+        state = event_rows.append(session, claim.work_id, items, fence=claim.fence, flush=backlog.flush)
+        if state is None:
+            session.rollback()
+            return False
+        for event, _ in part:
+            if isinstance(event, PhaseChanged):
+                leases.set_phase(session, claim, event.phase)
+            recorder.record(session, claim.work_id, event)
+        backlog.num_asked = len(part)
     lease.state = state
-    unwritten.clear()
-    wake(claim.work_id)
+    del backlog.events[: backlog.num_asked]
+    backlog.num_asked = 0
     return True
 
 

@@ -39,7 +39,7 @@ class Training:
     def prepare(self, attempt: Attempt, staging: Path) -> dict[str, Any]:
         """Bring the data set into the cache and write the spec."""
         job, dataset = self._load(attempt.claim)
-        dataset_dir = self._unpack(dataset)
+        dataset_dir = self._unpack(attempt, dataset)
         step = attempt.resumed_step = checkpoints.bring(self._rooms, attempt, staging)
         if step is not None:
             with self._rooms.database.write() as session:
@@ -110,7 +110,7 @@ class Training:
             )
         return found[0], dataset[0]
 
-    def _unpack(self, dataset: Dataset) -> Path:
+    def _unpack(self, attempt: Attempt, dataset: Dataset) -> Path:
         """Return the cached folder of a data set, made whole under a temporary name before it gets its own."""
         assert dataset.digest is not None
         target = self._rooms.layout.datasets / dataset.digest
@@ -118,7 +118,7 @@ class Training:
             return target
         temporary = target.with_name(f"{dataset.digest}.{new_id(Prefix.REQUEST)}")
         try:
-            self._fetch(dataset, temporary)
+            self._fetch(attempt, dataset, temporary)
             try:
                 temporary.rename(target)
             except OSError:
@@ -128,14 +128,14 @@ class Training:
             shutil.rmtree(temporary, ignore_errors=True)
         return target
 
-    def _fetch(self, dataset: Dataset, folder: Path) -> None:
+    def _fetch(self, attempt: Attempt, dataset: Dataset, folder: Path) -> None:
         """Bring the table and every image that it names; an image must be what its name says."""
         (folder / IMAGES_FOLDER).mkdir(parents=True)
         assert dataset.digest is not None
-        self._rooms.storage.fetch(dataset.records_key(dataset.digest), folder / RECORDS_FILE)
+        self._rooms.storage.fetch(dataset.records_key(dataset.digest), folder / RECORDS_FILE, check=attempt.check)
         for sha256 in read_image_names(folder):
             image = folder / IMAGES_FOLDER / sha256
-            self._rooms.storage.fetch(image_key(dataset.project, sha256), image)
+            self._rooms.storage.fetch(image_key(dataset.project, sha256), image, check=attempt.check)
             if hashlib.sha256(image.read_bytes()).hexdigest() != sha256:
                 raise WorkFailed(
                     FailureCode.STORAGE,

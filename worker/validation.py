@@ -44,7 +44,7 @@ class Validation:
         if container is None:
             container = self._fetch(attempt, dataset, upload)
         else:
-            self._rooms.storage.fetch(dataset.upload_key, upload)
+            self._rooms.storage.fetch(dataset.upload_key, upload, check=attempt.check)
         remote: dict[str, Any] | None = {} if self._remote_images else None  # fetch, within the usual bounds
         return {
             "source": str(upload),

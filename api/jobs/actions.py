@@ -15,7 +15,7 @@ from core.errors import Conflict, NotFound
 from core.http import JsonRoute
 from core.queue import Queue
 from models import checkpoint as checkpoints
-from models import control
+from models import control, event
 from models import dataset as datasets
 from models import job as jobs
 from models.checkpoint import Checkpoint
@@ -88,13 +88,14 @@ def retry_job(
 
 @router.delete("", status_code=204, responses=problems(NotFound, Conflict))
 def delete_job(job_id: str, services: ServicesDep, project: ProjectDep) -> None:
-    """Delete a job that has ended, and its checkpoints; its adapter stays. Deleted again it is not found."""
+    """Delete a job that has ended, its log and its checkpoints; its adapter stays. Deleted again it is not found."""
     with services.database.write() as session:
         _, work = service.hold(session, job_id, project=project)
         if Action.DELETE not in allowed_actions(work.state):
             raise _refused(job_id, work.state, Action.DELETE)
         jobs.delete(session, job_id)
         checkpoints.forget(session, checkpoints.of_job(session, job_id))
+        event.forget(session, job_id)
     remove_below(services.storage, jobs.job_prefix(project, job_id))
 
 

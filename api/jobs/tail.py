@@ -62,7 +62,7 @@ class Tail:
     def append(self, items: Sequence[Encoded]) -> None:
         """Add what follows `head_seq`, and drop what nobody waits for, or what is too much to keep."""
         block = Block(items)
-        self.head_seq = block.last_seq
+        self.head_seq, self.state = block.last_seq, None  # with these items it may have another
         self._blocks.append(block)
         self._size_bytes += block.size_bytes
         slowest = min((place.seq for place in self.places), default=block.last_seq)

@@ -30,6 +30,7 @@ def upgrade() -> None:
         batch_op.add_column(sa.Column('failed_attempts', sa.Integer(), nullable=False, server_default='0'))
         batch_op.add_column(sa.Column('gpus', sa.Integer(), nullable=False, server_default='0'))
         batch_op.add_column(sa.Column('resource_class', sqlmodel.sql.sqltypes.AutoString(length=64), nullable=True))
+        batch_op.add_column(sa.Column('last_flush', sa.Integer(), nullable=False, server_default='0'))
 
     with op.batch_alter_table('attempt', schema=None) as batch_op:
         batch_op.add_column(sa.Column('began_s', sa.Double(), nullable=False, server_default='0'))
@@ -70,7 +71,7 @@ def downgrade() -> None:
             batch_op.drop_column(name)
 
     with op.batch_alter_table('work', schema=None) as batch_op:
-        for name in ('resource_class', 'gpus', 'failed_attempts'):
+        for name in ('last_flush', 'resource_class', 'gpus', 'failed_attempts'):
             batch_op.drop_column(name)
 
     op.drop_table('batch')

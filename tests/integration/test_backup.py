@@ -352,3 +352,25 @@ def test_a_store_whose_right_to_write_is_gone_names_and_removes_nothing(house):
     guarded = house.storage.guarded(lambda: None)
     guarded.put_bytes("default/x", b"x")
     assert house.storage.read("default/x") == b"x"
+
+
+def test_what_a_killed_backup_holds_is_let_go_when_the_service_starts(house):
+    folder = house.settings.layout.run / "backup" / "storage"
+    folder.mkdir(parents=True)
+    (folder / "held").write_bytes(b"x")
+    module.forget_killed(house.settings.layout)
+    assert not folder.parent.exists()
+
+
+def test_a_restore_that_was_killed_between_its_two_names_is_done_again(house, elsewhere, tmp_path, monkeypatch):
+    backup(house.settings, tmp_path / "b.tar")
+    with monkeypatch.context() as patched:
+        patched.setattr("shutil.rmtree", lambda *_, **__: None)  # nothing is tidied by who is killed
+        patched.setattr(type(elsewhere.layout), "database", property(lambda _: tmp_path / "nowhere" / "x.db"))
+        with pytest.raises(CannotStart):
+            restore(elsewhere, tmp_path / "b.tar")
+    assert any(elsewhere.layout.storage.iterdir())
+    assert not elsewhere.layout.database.exists()
+    restore(elsewhere, tmp_path / "b.tar")
+    assert objects(elsewhere) == objects(house.settings)
+    assert list(elsewhere.layout.run.glob("restoring-*")) == []

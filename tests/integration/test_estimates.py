@@ -124,3 +124,17 @@ def test_a_look_that_fails_is_done_again_by_whoever_asks_next(api_database, read
         with pytest.raises(sa.exc.OperationalError):
             estimates.now()
     assert estimates.now() == {}
+
+
+def test_what_the_attempt_before_said_counts_from_the_beginning_of_this_one(client, api_database, ready_dataset):
+    """A job that was paused for a day and runs again has the rest of its run before it."""
+    with api_database.write() as session:
+        at = session.execute(sa.select(NowS())).scalar_one()
+        progress = {"step": 5, "total_steps": 10, "eta_s": 400.0, "at": at - 86_400}
+        work, job = rows_of("resumed", WorkState.RUNNING, progress=progress, lease_owner="w", attempt=2, fence=2)
+        session.add(work)
+        session.flush()
+        session.add(job)
+        session.add(Attempt(work_id=work.id, number=2, fence=2, worker_id="w", first_seq=1, began_s=at - 10))
+    told = client.get(f"/jobs/{work.id}").json()["estimated_finish"]
+    assert abs(datetime.fromisoformat(told) - (utc_now() + timedelta(seconds=390))) < MARGIN

@@ -128,3 +128,11 @@ def test_who_starts_a_child_after_the_loss_kills_it_at_once(lease):
     lease.lost.set()
     with lease.tethering(Child(lambda: killed.append(1))):
         assert killed == [1]
+
+
+def test_a_worker_that_was_frozen_while_it_claimed_holds_nothing_when_it_wakes(sick, claimed):
+    asked_at = time.monotonic() - LEASE_S
+    late = Lease(sick, claimed, lease_s=LEASE_S, heartbeat_s=HEARTBEAT_S, asked_at=asked_at)
+    assert not late.is_held
+    with late:
+        assert late.lost.wait(HEARTBEAT_S)

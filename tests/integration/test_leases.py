@@ -231,3 +231,28 @@ def test_a_message_with_a_nul_is_stored_on_every_database(database, queued):
     with database.read() as session:
         (item,) = event.page(session, work_id, after=0, limit=10)
     assert item.message == "a\ufffdb"
+
+
+def test_work_that_was_asked_to_pause_is_not_given_back_but_paused(database, queued):
+    work_id = queued()
+    held = claim(database)
+    with database.write() as session:
+        assert control.pause(session, work_id)
+    with database.write() as session:
+        assert not leases.give_back(session, held, reason="the worker was told to stop.")
+        assert leases.pause(session, held)
+    assert look(database, work_id).state is WorkState.PAUSED
+
+
+def test_work_that_fails_for_want_of_storage_while_it_pauses_is_paused(database, queued):
+    work_id = queued()
+    held = claim(database)
+    failure = {"code": "storage", "detail": "The disk is full.", "remedy": "Make room.", "retryable": True}
+    with database.write() as session:
+        assert control.pause(session, work_id)
+        assert leases.try_again(session, held, failure, max_attempts=3, retry_s=60)
+    work = look(database, work_id)
+    assert (work.state, work.failure, work.failed_attempts) == (WorkState.PAUSED, None, 1)
+    with database.read() as session:
+        (attempt,) = attempts_of(session, work_id)
+    assert (attempt.outcome, attempt.failure["code"]) == (AttemptOutcome.FAILED, "storage")

@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import sqlalchemy as sa
 from sqlmodel import col, select
@@ -21,6 +22,8 @@ from tests.soak.servers import LEASE_S, WORKERS, Part, Servers, until
 
 STOP_S = 40.0
 
+Found = TypeVar("Found")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
@@ -32,10 +35,13 @@ class Scene:
     say: Callable[[str], None]
 
 
+class NothingRuns(Exception):
+    """Every job has ended before there was anything to hurt; their followers may have heard of it late."""
+
+
 def kill_child(scene: Scene) -> None:
     """Somebody kills a training process and all that it started."""
-    alive = until(lambda: [pid for pids in scene.servers.children().values() for pid in pids], what="a child to kill")
-    pid = scene.dice.choice(alive)
+    pid = _one_of(scene, lambda: [pid for pids in scene.servers.children().values() for pid in pids], "a child to kill")
     scene.say(f"kill -9 child {pid}")
     try:
         os.killpg(pid, signal.SIGKILL)
@@ -186,4 +192,17 @@ def _some_work(scene: Scene) -> str:
         except DATABASE_AWAY:
             return []
 
-    return scene.dice.choice(until(look, what="a job that runs"))
+    return _one_of(scene, look, "a job that runs")
+
+
+def _one_of(scene: Scene, look: Callable[[], list[Found]], what: str) -> Found:
+    """Wait until there is something to hurt, and draw one."""
+
+    def seen() -> tuple[list[Found]] | None:
+        found = look()
+        return (found,) if found or not scene.load.in_flight() else None
+
+    (found,) = until(seen, what=what)
+    if not found:
+        raise NothingRuns
+    return scene.dice.choice(found)
