@@ -2,7 +2,6 @@
 
 import json
 import os
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -17,7 +16,7 @@ from lensmith.jobs import Jobs
 from lensmith.paging import all_of
 from lensmith.resources import Adapter, Answer, Dataset, Example, Preview
 from lensmith.transport import Transport
-from lensmith.uploads import Progress, Uploads, patiently
+from lensmith.uploads import Progress, Uploads
 from lensmith.waiting import until
 
 PARTS_FROM_BYTES = 64 * 1024 * 1024  # what is larger is sent in parts
@@ -72,7 +71,7 @@ class Client:
     def ready(self) -> dict[str, Any]:
         """Return `/readyz`, also when it says that the server is not ready."""
         try:
-            return dict(self._transport.get("/readyz"))
+            return dict(self._transport.once("GET", "/readyz"))
         except ApiError as error:
             if "parts" not in error.document:
                 raise
@@ -165,8 +164,8 @@ class Datasets:
             if upload.dataset is not None:
                 return self.get(upload.dataset)
             self._uploads.send(upload, stream, on_progress=on_progress)
-        key, body = str(uuid.uuid4()), asked | {"upload": upload.id}
-        return Dataset.model_validate(patiently(lambda _: self._transport.post("/datasets", key=key, json=body)))
+        body = asked | {"upload": upload.id}
+        return Dataset.model_validate(self._transport.post("/datasets", json=body))
 
     def create(self, source: str, **reading: Unpack[Reading]) -> Dataset:
         """Have a worker fetch and validate what lies at `https://...`, `s3://bucket/key` or `hf://org/name`, if it may."""

@@ -24,9 +24,10 @@ class NotUploadable(LensmithClientError):
 class ApiError(LensmithClientError):
     """The server refused the request."""
 
-    def __init__(self, document: dict[str, Any], *, status: int) -> None:
+    def __init__(self, document: dict[str, Any], *, status: int, retry_after_s: float | None = None) -> None:
         self.document = document
         self.status = status
+        self.retry_after_s = retry_after_s
         self.title = str(document.get("title", "Error"))
         self.detail = str(document.get("detail", ""))
         self.errors: list[dict[str, str]] = document.get("errors", [])

@@ -1,6 +1,5 @@
 """`client.jobs`: making jobs, following them, and what may be asked of them."""
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -8,7 +7,7 @@ from lensmith import waiting
 from lensmith.errors import ApiError, Unreachable
 from lensmith.paging import all_of
 from lensmith.resources import Attempt, Batch, Checkpoint, CurvePoint, Job, LogItem
-from lensmith.transport import MAX_FAILURES, Transport, is_passing
+from lensmith.transport import Transport, is_passing
 
 
 class Jobs:
@@ -96,9 +95,9 @@ class Jobs:
                         yield item
             except (Unreachable, ApiError) as error:
                 failures += 1
-                if failures > MAX_FAILURES or not is_passing(error):
+                if failures > waiting.MAX_FAILURES or not is_passing(error):
                     raise
-            time.sleep(waiting.RECONNECT_S)
+            waiting.pause(failures or 1)
 
     def wait(self, job_id: str) -> Job:
         """Wait until a job has ended; look at `state`."""

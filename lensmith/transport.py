@@ -5,23 +5,28 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeGuard
 
 import httpx2
 
+from lensmith import waiting
 from lensmith.errors import ApiError, Unreachable
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 TIMEOUT_S = 600.0
 CONNECT_RETRIES = 2
-MAX_FAILURES = 10  # in a row, before a server is given up
 PASSING = frozenset({502, 503, 504})  # of a server that restarts, or of the proxy before it
+REFUSED = PASSING - {504}  # nothing was done; after a 504 it may be under way
 IN_FLIGHT = "/problems/in-flight"  # the request came before, and is being answered
 LOST_REPLY = (httpx2.ReadError, httpx2.RemoteProtocolError)
 
 
 class Transport:
-    """One connection pool to one server."""
+    """One connection pool to one server.
+
+    A server that has answered before, or broke off, is there: while it restarts it is asked again for half a minute. One
+    that was never heard of is unreachable at once.
+    """
 
     def __init__(self, url: str | None, api_key: str | None, *, http: httpx2.Client | None = None) -> None:
         key = api_key or os.environ.get("LENSMITH_API_KEY")
@@ -31,6 +36,7 @@ class Transport:
             timeout=httpx2.Timeout(TIMEOUT_S, connect=5.0),
             transport=httpx2.HTTPTransport(retries=CONNECT_RETRIES),
         )
+        self._is_known = False
         if key:
             self._http.headers["authorization"] = f"Bearer {key}"
 
@@ -39,20 +45,14 @@ class Transport:
         given = {name: value for name, value in params.items() if value is not None}
         return self._json("GET", path, params=given)
 
-    def post(self, path: str, *, key: str | None = None, **request: Any) -> Any:
+    def post(self, path: str, **request: Any) -> Any:
         """Return the JSON of a POST. An idempotency key goes with it, so a lost reply makes nothing twice."""
-        headers = {"Idempotency-Key": key or str(uuid.uuid4())}
-        try:
-            return self._json("POST", path, headers=headers, **request)
-        except Unreachable as error:
-            is_repeatable = "json" in request and isinstance(error.__cause__, LOST_REPLY)  # a read file is not
-            if not is_repeatable:
-                raise
+        headers = {"Idempotency-Key": str(uuid.uuid4())}
         return self._json("POST", path, headers=headers, **request)
 
     def put(self, path: str, **request: Any) -> Any:
-        """Return the JSON of a PUT."""
-        return self._json("PUT", path, **request)
+        """Return the JSON of a PUT. It is not sent again: what it carries may be there already."""
+        return self.once("PUT", path, **request)
 
     def delete(self, path: str) -> None:
         """Delete something. It is not sent again after a lost reply: what is gone would be a 404."""
@@ -82,17 +82,45 @@ class Transport:
         """Close the connections."""
         self._http.close()
 
-    def _json(self, method: str, path: str, **request: Any) -> Any:
-        give_up_at = time.monotonic() + TIMEOUT_S
-        while True:
+    def once(self, method: str, path: str, **request: Any) -> Any:
+        """Return the JSON of one request, which is not sent again whatever the answer."""
+        try:
             with translated():
                 response = self._http.request(method, path, **request)
+        except Unreachable as error:
+            self._is_known |= isinstance(error.__cause__, LOST_REPLY)
+            raise
+        self._is_known = True
+        return checked(response).json()
+
+    def _json(self, method: str, path: str, **request: Any) -> Any:
+        give_up_at, failures = time.monotonic() + TIMEOUT_S, 0
+        passing = PASSING if method == "GET" else REFUSED
+        while True:
+            _rewind(request)
             try:
-                return checked(response).json()
-            except ApiError as error:
-                if error.document.get("type") != IN_FLIGHT or time.monotonic() > give_up_at:
+                return self.once(method, path, **request)
+            except (Unreachable, ApiError) as error:
+                if _is_in_flight(error) and time.monotonic() < give_up_at:
+                    time.sleep(1.0 if error.retry_after_s is None else error.retry_after_s)
+                    continue
+                is_passing = error.status in passing if isinstance(error, ApiError) else self._is_known
+                failures += 1
+                if not is_passing or failures > waiting.MAX_FAILURES:
                     raise
-            time.sleep(float(response.headers.get("retry-after", "1")))
+            waiting.pause(failures)
+
+
+def _is_in_flight(error: Exception) -> TypeGuard[ApiError]:
+    return isinstance(error, ApiError) and error.document.get("type") == IN_FLIGHT
+
+
+def _rewind(request: dict[str, Any]) -> None:
+    """Let the files of a form be read from their beginning, though they were sent before."""
+    files = request.get("files", {})
+    for _, (_, content) in files.items() if isinstance(files, dict) else files:
+        if hasattr(content, "seek"):
+            content.seek(0)
 
 
 @contextmanager
@@ -117,4 +145,5 @@ def checked(response: httpx2.Response) -> httpx2.Response:
         document = response.json()
     except ValueError:
         document = {"title": response.reason_phrase, "detail": response.text[:500]}
-    raise ApiError(document, status=response.status_code)
+    seconds = response.headers.get("retry-after", "")
+    raise ApiError(document, status=response.status_code, retry_after_s=float(seconds) if seconds.isdigit() else None)

@@ -3,21 +3,16 @@
 import base64
 import hashlib
 import os
-import time
 from collections.abc import Callable, Iterator
-from typing import IO, TypeVar
+from typing import IO
 
+from lensmith import waiting
 from lensmith.errors import ApiError, NotUploadable, Unreachable
 from lensmith.paging import all_of
 from lensmith.resources import Upload
-from lensmith.transport import MAX_FAILURES, Transport, is_passing
-
-BACKOFF_S = 0.5  # before the first new try; doubled with every further one
-MAX_BACKOFF_S = 16.0
+from lensmith.transport import Transport, is_passing
 
 Progress = Callable[[str, int, int], None]  # the upload's id, the bytes that are there, the bytes of the file
-
-T = TypeVar("T")
 
 
 class Uploads:
@@ -73,12 +68,17 @@ class Uploads:
             "Content-Type": "application/octet-stream",
         }
 
-        def deliver(failures: int) -> None:
-            if failures and self._has(upload_id, number, digest.hex()):
-                return  # it came, and only the answer was lost
-            self._transport.put(f"/uploads/{upload_id}/parts/{number}", content=data, headers=headers)
-
-        patiently(deliver)
+        failures = 0
+        while not (failures and self._has(upload_id, number, digest.hex())):  # it may be there, and the answer lost
+            try:
+                self._transport.put(f"/uploads/{upload_id}/parts/{number}", content=data, headers=headers)
+            except (Unreachable, ApiError) as error:
+                failures += 1
+                if failures > waiting.MAX_FAILURES or not is_passing(error):
+                    raise
+                waiting.pause(failures)
+            else:
+                return
 
     def _has(self, upload_id: str, number: int, sha256: str) -> bool:
         return any((part.number, part.sha256) == (number, sha256) for part in self.get(upload_id).parts)
@@ -87,19 +87,3 @@ class Uploads:
 def _tell(on_progress: Progress | None, upload: Upload, done: int) -> None:
     if on_progress is not None:
         on_progress(upload.id, done, upload.size_bytes)
-
-
-def patiently(act: Callable[[int], T]) -> T:
-    """Return what `act` returns; after a lost connection, or while the server restarts, it is done again.
-
-    It is given the number of failures before.
-    """
-    failures = 0
-    while True:
-        try:
-            return act(failures)
-        except (Unreachable, ApiError) as error:
-            failures += 1
-            if failures > MAX_FAILURES or not is_passing(error):
-                raise
-        time.sleep(min(BACKOFF_S * 2 ** (failures - 1), MAX_BACKOFF_S))

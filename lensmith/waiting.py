@@ -1,4 +1,4 @@
-"""Waiting for something to end, over a server that restarts."""
+"""Waiting: for something to end, and for a server that restarts."""
 
 import time
 from collections.abc import Callable
@@ -6,27 +6,21 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
-from lensmith.errors import ApiError, Unreachable
-from lensmith.transport import MAX_FAILURES, is_passing
-
 POLL_S = 0.5
-RECONNECT_S = 1.0
+BACKOFF_S = 0.5  # after the first failure; doubled with every further one
+MAX_BACKOFF_S = 4.0
+MAX_FAILURES = 10  # in a row, before a server is given up: half a minute
 
 R = TypeVar("R", bound=BaseModel)
 
 
 def until(look: Callable[[], R], is_done: Callable[[R], bool]) -> R:
     """Look again and again until what is seen is done."""
-    failures = 0
-    while True:
-        try:
-            found = look()
-        except (Unreachable, ApiError) as error:
-            failures += 1
-            if failures > MAX_FAILURES or not is_passing(error):
-                raise
-        else:
-            failures = 0
-            if is_done(found):
-                return found
-        time.sleep(POLL_S if failures == 0 else RECONNECT_S)
+    while not is_done(found := look()):
+        time.sleep(POLL_S)
+    return found
+
+
+def pause(failures: int) -> None:
+    """Wait after so many failures in a row."""
+    time.sleep(min(BACKOFF_S * 2 ** (failures - 1), MAX_BACKOFF_S))

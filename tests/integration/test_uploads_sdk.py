@@ -10,7 +10,7 @@ import typer
 from typer.testing import CliRunner
 
 import lensmith.client
-import lensmith.uploads
+import lensmith.waiting
 from core.queue import Queue
 from lensmith import ApiError, Client, NotUploadable, Unreachable
 from lensmith.commands import add_commands
@@ -75,8 +75,8 @@ class Line:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(lensmith.uploads, "BACKOFF_S", 0.01)
-    monkeypatch.setattr(lensmith.uploads, "MAX_BACKOFF_S", 0.1)
+    monkeypatch.setattr(lensmith.waiting, "BACKOFF_S", 0.01)
+    monkeypatch.setattr(lensmith.waiting, "MAX_BACKOFF_S", 0.1)
     monkeypatch.setattr(lensmith.client, "PARTS_FROM_BYTES", PART)
 
 
@@ -151,7 +151,7 @@ def test_a_connection_that_never_holds_is_unreachable_and_the_upload_can_be_resu
 
 
 def test_an_api_that_is_started_anew_is_waited_for(api, file, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(lensmith.uploads, "MAX_FAILURES", 1000)
+    monkeypatch.setattr(lensmith.waiting, "MAX_FAILURES", 1000)
     process, there = api()
 
     def restart(_id, done, _size):

@@ -98,7 +98,7 @@ def server():
 
 @pytest.fixture
 def client(server, monkeypatch):
-    monkeypatch.setattr(lensmith.waiting, "RECONNECT_S", 0.0)
+    monkeypatch.setattr(lensmith.waiting, "BACKOFF_S", 0.0)
     monkeypatch.setattr(lensmith.waiting, "POLL_S", 0.0)
     with Client(f"http://127.0.0.1:{server.server_port}", api_key="k") as opened:
         yield opened
@@ -166,13 +166,14 @@ def test_stop_strings_are_sent_as_repeated_fields(client, server):
         assert b"\r\n\r\nb c\r\n" in body
 
 
-def test_a_post_whose_reply_was_lost_is_sent_once_more_with_its_key(client, server):
-    server.trouble = [0]
+@pytest.mark.parametrize("trouble", [[0], [0, 0, 503, 502, 0]])
+def test_a_post_is_sent_again_with_its_key_over_a_server_that_restarts(client, server, trouble):
+    server.trouble = list(trouble)
     with pytest.raises(ApiError) as refused:
         client.jobs.create(base_model="x", dataset="y")
     assert refused.value.status == 422
     assert len({headers["Idempotency-Key"] for _, headers in server.seen}) == 1
-    assert [json.loads(body) for body in server.bodies] == [{"base_model": "x", "dataset": "y"}] * 2
+    assert [json.loads(body) for body in server.bodies] == [{"base_model": "x", "dataset": "y"}] * (len(trouble) + 1)
 
 
 def test_a_post_that_is_being_answered_is_sent_again_with_its_key_until_it_is(client, server):
@@ -192,19 +193,52 @@ def test_any_other_conflict_is_not_waited_for(client, server):
     assert len(server.seen) == 1
 
 
-def test_a_post_whose_reply_is_lost_twice_is_unreachable(client, server):
-    server.trouble = [0, 0]
-    with pytest.raises(Unreachable):
+@pytest.mark.parametrize(("trouble", "raised"), [(0, Unreachable), (503, ApiError)])
+def test_a_server_that_stays_away_is_given_up(client, server, trouble, raised):
+    server.trouble = [trouble] * 100
+    with pytest.raises(raised):
         client.jobs.create(base_model="x", dataset="y")
-    assert len(server.seen) == 2
+    assert len(server.seen) == lensmith.waiting.MAX_FAILURES + 1
 
 
-def test_an_upload_is_not_sent_twice(client, server, tmp_path):
-    server.trouble = [0]
-    (tmp_path / "a.jsonl").write_text("{}")
-    with pytest.raises(Unreachable):
-        client.datasets.upload(tmp_path / "a.jsonl")
+def test_a_question_that_took_too_long_is_not_asked_again(client, server):
+    server.trouble = [504]
+    with pytest.raises(ApiError):
+        client.infer("x", model="tiny")
     assert len(server.seen) == 1
+
+
+def test_a_server_that_was_known_is_waited_for_though_it_refuses_connections(server, monkeypatch):
+    monkeypatch.setattr(lensmith.waiting, "BACKOFF_S", 0.05)
+    with Client(f"http://127.0.0.1:{server.server_port}") as client:
+        assert list(client.jobs.list()) == []
+        address = server.server_address
+        server.shutdown()
+        server.server_close()
+        later = ThreadingHTTPServer(address, Handler, bind_and_activate=False)
+        later.allow_reuse_address = True
+        later.seen, later.bodies, later.trouble = [], [], []
+
+        def open_again():
+            later.server_bind()
+            later.server_activate()
+            later.serve_forever(0.02)
+
+        timer = threading.Timer(0.3, open_again)
+        timer.start()
+        assert list(client.jobs.list()) == []
+        later.shutdown()
+        later.server_close()
+        timer.join()
+
+
+def test_an_upload_whose_reply_was_lost_is_sent_again_whole_with_its_key(client, server, tmp_path):
+    server.trouble = [0, 503]
+    (tmp_path / "a.jsonl").write_text("the content")
+    with pytest.raises(ApiError):
+        client.datasets.upload(tmp_path / "a.jsonl")
+    assert len({headers["Idempotency-Key"] for _, headers in server.seen}) == 1
+    assert [body.count(b"the content") for body in server.bodies] == [1, 1, 1]
 
 
 def test_a_download_lies_under_its_name_only_when_it_is_whole(client, server, tmp_path):
