@@ -10,6 +10,7 @@ A number that is not finite becomes `null` on the way, because JSON has no NaN.
 import math
 import os
 import threading
+import time
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
@@ -18,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from core.errors import FailureCode
 
 PROTOCOL_VERSION = 3
+SILENCE_S = 10.0  # after which a child says that it goes on
 
 
 class Phase(StrEnum):
@@ -122,6 +124,12 @@ class Failure(_Event):
     retryable: bool = False
 
 
+class Alive(_Event):
+    """The child goes on with what it is at; said when there was nothing else to say for a while."""
+
+    type: Literal["alive"] = "alive"
+
+
 class Stopped(_Event):
     """The child stopped because it was asked to; nothing failed."""
 
@@ -129,7 +137,18 @@ class Stopped(_Event):
 
 
 ChildEvent = Annotated[
-    Hello | PhaseChanged | Progress | Metric | Log | Sample | Checkpoint | Resolved | Result | Failure | Stopped,
+    Hello
+    | Alive
+    | PhaseChanged
+    | Progress
+    | Metric
+    | Log
+    | Sample
+    | Checkpoint
+    | Resolved
+    | Result
+    | Failure
+    | Stopped,
     Field(discriminator="type"),
 ]
 _CHILD_EVENT: TypeAdapter[ChildEvent] = TypeAdapter(ChildEvent)
@@ -150,6 +169,7 @@ class Emitter:
         self._fd = fd
         self._failures_only = failures_only
         self._lock = threading.Lock()
+        self._said_at = time.monotonic()
 
     def emit(self, event: ChildEvent) -> None:
         """Write one event."""
@@ -160,6 +180,12 @@ class Emitter:
             view = memoryview(line)
             while view:
                 view = view[os.write(self._fd, view) :]
+        self._said_at = time.monotonic()
+
+    def alive(self) -> None:
+        """Say that the work goes on, if it has been silent for long."""
+        if time.monotonic() - self._said_at > SILENCE_S:
+            self.emit(Alive())
 
     def log(self, message: str, *, level: Literal["debug", "info", "warning", "error"] = "info", **data: Any) -> None:
         """Write a line for people."""

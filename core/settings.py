@@ -54,6 +54,11 @@ class Settings(BaseSettings):
         60.0, ge=0, description="how long a child may take to stop for a pause; it saves after the step under way"
     )
     stop_term_s: float = Field(10.0, ge=0, description="how long it may take after SIGTERM, before SIGKILL")
+    stall_s: float = Field(
+        3600.0,
+        ge=0,
+        description="how long a child may go on with nothing before it is killed, and tried again; 0: for ever",
+    )
     janitor_grace_s: float = Field(
         24 * 3600.0,
         ge=0,

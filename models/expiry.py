@@ -22,6 +22,13 @@ from models.leases import Claim, Ending, end_attempt
 from models.states import LEASED, AttemptOutcome, WorkState
 from models.work import Work
 
+_LOOK = {
+    FailureCode.WORKER_LOST: "Look at the worker's memory and its log: what is killed again and again has most often too "
+    "little.",
+    FailureCode.TIMED_OUT: "Look at the worker's device and its driver; where single steps take that long, raise "
+    "LENSMITH_STALL_S on the worker.",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
@@ -94,15 +101,29 @@ def sweep(session: Session, *, max_attempts: int, over: list[tuple[str, float]])
     return Swept(expired=tuple(expired), waiting={Queue(queue): first for queue, first in waiting})
 
 
-def lose(session: Session, claimed: Claim, *, max_attempts: int, what: str) -> WorkState | None:
+def lose(
+    session: Session,
+    claimed: Claim,
+    *,
+    max_attempts: int,
+    what: str,
+    code: FailureCode = FailureCode.WORKER_LOST,
+) -> WorkState | None:
     """Give up an attempt whose child was killed, as its worker; return where the work came to, None: fenced."""
     work = session.exec(
         select(Work).where(Work.id == claimed.work_id, Work.fence == claimed.fence).with_for_update()
     ).first()
-    return None if work is None else _lose(session, work, max_attempts=max_attempts, what=what)
+    return None if work is None else _lose(session, work, max_attempts=max_attempts, what=what, code=code)
 
 
-def _lose(session: Session, work: Work, *, max_attempts: int, what: str) -> WorkState | None:
+def _lose(
+    session: Session,
+    work: Work,
+    *,
+    max_attempts: int,
+    what: str,
+    code: FailureCode = FailureCode.WORKER_LOST,
+) -> WorkState | None:
     lost = work.lost_attempts + 1
     values: dict[str, Any] = {"lost_attempts": lost}
     failure = None
@@ -110,7 +131,7 @@ def _lose(session: Session, work: Work, *, max_attempts: int, what: str) -> Work
         target, message = WorkState.CANCELLED, f"Cancelled; {_inside(what)}."
         values["finished_at"] = utc_now()
     elif lost >= max_attempts:
-        target, failure = WorkState.FAILED, _worker_lost(lost, what)
+        target, failure = WorkState.FAILED, _lost(lost, what, code)
         values |= {"finished_at": utc_now(), "failure": failure}
         message = f"Failed: {failure['detail']}"
     elif work.state is WorkState.PAUSING:
@@ -125,11 +146,10 @@ def _inside(sentence: str) -> str:
     return sentence[0].lower() + sentence[1:]
 
 
-def _worker_lost(times: int, what: str) -> dict[str, Any]:
+def _lost(times: int, what: str, code: FailureCode) -> dict[str, Any]:
     return {
-        "code": FailureCode.WORKER_LOST.value,
+        "code": code.value,
         "detail": f"{times} attempts in a row were lost, none with a step gained. {what}.",
-        "remedy": "Look at the worker's memory and its log: what is killed again and again has most often too little. "
-        "Then retry the job; it goes on from its last checkpoint.",
+        "remedy": f"{_LOOK[code]} Then retry the job; it goes on from its last checkpoint.",
         "retryable": True,
     }

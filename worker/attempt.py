@@ -1,6 +1,7 @@
 """One attempt as its kind of work sees it: whether it may go on, and the children that run under its lease."""
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from worker.child import ChildProcess, Stopping
 from worker.lease import Lease
 from worker.memory_kills import memory_kills
 from worker.recorder import Recorder
-from worker.supervisor import Failed, Killed, Outcome, Wake, memory_failure, nobody, supervise
+from worker.supervisor import Failed, Killed, Outcome, Stalled, Wake, memory_failure, nobody, supervise
 
 
 class LeaseLost(Exception):
@@ -116,6 +117,7 @@ class Attempt:
             ) as process,
             self._lease.tethering(process),
             _deadline(process, seconds),
+            _watching(process, settings.stall_s) as is_stalled,
         ):
             try:
                 outcome = supervise(
@@ -129,9 +131,34 @@ class Attempt:
                 )
             finally:
                 recorder.settle()
+        if isinstance(outcome, Killed) and is_stalled.is_set():
+            return Stalled(settings.stall_s)
         if isinstance(outcome, Killed) and memory_kills() != kills_before:
             return Failed(memory_failure())
         return outcome
+
+
+@contextmanager
+def _watching(process: ChildProcess, stall_s: float) -> Iterator[threading.Event]:
+    """Kill a child that says nothing for so long, and tell by the event that it was this; 0: it may."""
+    is_stalled, has_ended = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        while not has_ended.wait(max(0.0, process.heard_at + stall_s - time.monotonic())):
+            if time.monotonic() - process.heard_at >= stall_s:
+                is_stalled.set()
+                process.kill()
+                return
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    if stall_s:
+        watcher.start()
+    try:
+        yield is_stalled
+    finally:
+        has_ended.set()
+        if stall_s:
+            watcher.join()
 
 
 @contextmanager

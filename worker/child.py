@@ -18,7 +18,7 @@ from typing import Any, Self
 from pydantic import ValidationError
 
 from core import events
-from core.events import ChildEvent, Log
+from core.events import Alive, ChildEvent, Log
 from core.process import PARENT_PID_VARIABLE, signal_group
 
 # What a child may not know: it speaks to its supervisor only. The rest of the environment steers libraries, and stays.
@@ -123,6 +123,7 @@ class ChildProcess:
             os.close(child_fd)
         assert self._process.stdin is not None
         os.set_blocking(self._process.stdin.fileno(), False)  # a child that does not listen must not hold us
+        self.heard_at = time.monotonic()  # when it last said anything
 
     @property
     def pid(self) -> int:
@@ -184,7 +185,9 @@ class ChildProcess:
             while selector.get_map():
                 has_ended = self._process.poll() is not None  # before the read: what it said last is read after it
                 batch = self._read_for(every_s, selector, buffers)
-                yield batch
+                if batch:
+                    self.heard_at = time.monotonic()
+                yield [event for event in batch if not isinstance(event, Alive)]
                 if has_ended and not batch:
                     return
 

@@ -10,7 +10,7 @@ from ingest.origins import HubOrigin
 from models import dataset as datasets
 from worker.attempt import Attempt, Interrupted, LeaseLost
 from worker.recorder import Recorder
-from worker.supervisor import Ended, Failed, Fenced, Killed, Succeeded
+from worker.supervisor import Ended, Failed, Fenced, Killed, Stalled, Succeeded
 
 _MODULE = "ingest.hub"
 _ROWS_FILE = "rows.parquet"  # as `ingest.hub` calls it; that module is the child's
@@ -41,10 +41,10 @@ def fetch_hub(origin: HubOrigin, attempt: Attempt, staging: Path, *, max_bytes: 
             return staging / _ROWS_FILE
         case Failed(failure=failure):
             raise WorkFailed(failure.code, failure.detail, remedy=failure.remedy, retryable=failure.retryable)
-        case Killed():
+        case Killed() | Stalled():
             raise WorkFailed(
                 FailureCode.SOURCE,
-                "The process that reads the Hub was killed (SIGKILL), most often for want of memory.",
+                "The process that reads the Hub was killed (SIGKILL), most often for want of memory, or hung.",
                 remedy="Give the worker more memory, or upload the data set.",
                 retryable=True,
             )

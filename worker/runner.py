@@ -23,7 +23,7 @@ from models.states import Kind, WorkState
 from worker.attempt import Attempt, Interrupted, LeaseLost
 from worker.kinds import Apply, WorkKind, nothing
 from worker.lease import Lease
-from worker.supervisor import Ended, Failed, Fenced, Killed, Outcome, Succeeded, Wake, nobody
+from worker.supervisor import Ended, Failed, Fenced, Killed, Outcome, Stalled, Succeeded, Wake, nobody
 
 PATIENCE_S = 1.0
 
@@ -152,7 +152,10 @@ class Slot(threading.Thread):
                 apply = self._patiently(lease, lambda: kind.salvage(attempt, staging))
                 return self._fail(lease, apply, failure)
             case Killed():
-                return self._patiently(lease, lambda: self._lose(lease.claim))
+                return self._patiently(lease, lambda: self._lose(lease.claim, "Its process was killed (SIGKILL)"))
+            case Stalled(seconds=seconds):
+                said = f"Its process went on with nothing for {seconds:,.0f} s and was killed"
+                return self._patiently(lease, lambda: self._lose(lease.claim, said, code=FailureCode.TIMED_OUT))
             case Ended():
                 return self._patiently(lease, lambda: self._give_back(lease.claim))
             case Fenced():
@@ -199,15 +202,13 @@ class Slot(threading.Thread):
                     return "given back"
         raise LeaseLost
 
-    def _lose(self, claim: Claim) -> str:
+    def _lose(self, claim: Claim, what: str, *, code: FailureCode = FailureCode.WORKER_LOST) -> str:
         """Give up an attempt whose child was killed; the next one goes on from the last checkpoint."""
         with self._database.write() as session:
-            came_to = expiry.lose(
-                session, claim, max_attempts=self._settings.max_attempts, what="Its process was killed (SIGKILL)"
-            )
+            came_to = expiry.lose(session, claim, max_attempts=self._settings.max_attempts, what=what, code=code)
         if came_to is None:
             raise LeaseLost
-        return f"killed, {came_to}"
+        return f"{code}, {came_to}"
 
     def _set_phase(self, claim: Claim, phase: Phase) -> bool:
         with self._database.write() as session:

@@ -10,6 +10,7 @@ from core.db import DATABASE_AWAY, Database
 from core.errors import FailureCode
 from core.events import (
     PROTOCOL_VERSION,
+    Alive,
     Checkpoint,
     ChildEvent,
     Failure,
@@ -71,6 +72,13 @@ class Killed:
 
 
 @dataclass(frozen=True, slots=True)
+class Stalled:
+    """The child was killed because it went on with nothing: a hung kernel or driver may pass with another process."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """The child stopped because somebody wanted it to."""
 
@@ -80,7 +88,7 @@ class Fenced:
     """The lease is not ours any more: nothing may be written."""
 
 
-Outcome = Succeeded | Failed | Killed | Ended | Fenced
+Outcome = Succeeded | Failed | Killed | Stalled | Ended | Fenced
 
 
 @dataclass(slots=True)
@@ -251,6 +259,6 @@ def _item(event: ChildEvent) -> Item | None:
             item = Item(kind=EventKind.EVENT, level="info", message=f"Phase: {phase}.", data={"phase": phase})
         case Resolved(settings=settings):
             item = Item(kind=EventKind.EVENT, level="info", message="Settings resolved.", data={"settings": settings})
-        case Checkpoint() | Hello() | Progress() | Result() | Failure() | Stopped():
+        case Alive() | Checkpoint() | Hello() | Progress() | Result() | Failure() | Stopped():
             pass
     return item

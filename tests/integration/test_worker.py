@@ -28,6 +28,7 @@ from worker.runner import Slot
 
 CHILD = """
 import json, os, signal, sys, time
+from core import events
 from core.child import Child, run_child
 from core.errors import WorkFailed
 from core.events import Failure, Hello, Metric, Log
@@ -43,6 +44,13 @@ def work(child: Child):
         child.events.log("pid", pid=os.getpid())
         child.stop.wait()
         child.check_stop()
+    if child.spec["mode"] == "hung":
+        time.sleep(3600)
+    if child.spec["mode"] == "slow":  # longer than it may be silent, and at work all the time
+        events.SILENCE_S, began = 0.2, time.monotonic()
+        while time.monotonic() - began < 3:
+            child.check_stop()
+            time.sleep(0.05)
     if child.spec["mode"] == "silent":
         os._exit(3)
     if child.spec["mode"] == "killed":
@@ -110,11 +118,12 @@ def play(settings, database, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(Path.cwd())]))
     slots = []
 
-    def start(mode: str) -> tuple[Slot, Play, str]:
+    def start(mode: str, **changes: float) -> tuple[Slot, Play, str]:
         with database.write() as session:
             session.add(Work(id="job_1", kind=Kind.TRAINING, queue=Queue.GPU))
         kind = Play(mode)
-        slot = Slot(Queue.GPU, worker_id="wrk_1", database=database, settings=settings, kinds={Kind.TRAINING: kind})
+        changed = settings.model_copy(update=changes)
+        slot = Slot(Queue.GPU, worker_id="wrk_1", database=database, settings=changed, kinds={Kind.TRAINING: kind})
         slots.append(slot)
         slot.start()
         return slot, kind, "job_1"
@@ -252,6 +261,21 @@ def test_a_child_that_somebody_kills_gets_another_attempt_and_is_lost_after_the_
     assert "3 attempts in a row were lost" in work.failure["detail"]
     with database.read() as session:
         assert [each.outcome for each in attempts_of(session, work_id)] == ["worker_lost"] * 3
+
+
+def test_a_child_that_goes_on_with_nothing_is_killed_and_has_timed_out_after_the_third(database, play):
+    _, _, work_id = play("hung", stall_s=1.5)
+    work = ends(database, work_id, WorkState.FAILED)
+    assert (work.failure["code"], work.attempt, work.lost_attempts) == ("timed_out", 3, 3)
+    assert "went on with nothing for 2 s" in work.failure["detail"]
+    assert "LENSMITH_STALL_S" in work.failure["remedy"]
+
+
+def test_a_child_that_is_slow_and_at_work_is_left_alone(database, play):
+    _, kind, work_id = play("slow", stall_s=1.0)
+    assert ends(database, work_id, WorkState.SUCCEEDED).attempt == 1
+    assert kind.published == [{"answer": 42}]
+    assert [item.kind for item in items(database, work_id) if item.message is None] == ["metric"], "it is no item"
 
 
 def test_a_failure_of_storage_is_tried_again_and_one_of_the_data_is_not(database, play):
