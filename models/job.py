@@ -117,7 +117,10 @@ def unended_of(session: Session, dataset_id: str) -> list[str]:
 
 
 def queue_position(session: Session, work: Work) -> int | None:
-    """Return how many pieces of work are claimed before this one, plus one; None when it does not wait."""
+    """Return this work's place by priority and age, from 1 on; None when it does not wait.
+
+    Shares of projects are not in it: `api.jobs.forecast` knows them.
+    """
     if work.state is not WorkState.QUEUED:
         return None
     place = {"queue": work.queue, "priority": work.priority, "id": work.id}

@@ -169,7 +169,9 @@ class JobRead(BaseModel):
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
-    queue_position: int | None = Field(description="1: the next that is claimed")
+    queue_position: int | None = Field(
+        description="1: the next that is claimed; right after the submission by priority and age, then by fair shares as well"
+    )
     estimated_start: datetime | None = Field(description="null where the length of what runs before is not known")
     estimated_finish: datetime | None
     waiting_for: str | None = Field(description="what must change before any worker takes the job; null: its turn")

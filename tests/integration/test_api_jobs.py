@@ -9,10 +9,12 @@ import sqlalchemy as sa
 
 from core.clock import utc_now
 from core.queue import Queue
+from core.ringer import Ringer
 from models import claims, event, leases
 from models.event import Item
 from models.idempotency import KEEP, IdempotencyKey
 from models.states import EventKind, WorkState
+from models.work import Work
 from tests.conftest import wait_for
 
 BODY = {"base_model": "tiny", "dataset": "ds_ready"}
@@ -53,6 +55,19 @@ def test_the_message_that_goes_out_holds_only_the_jobs_id(client, ready_dataset,
     message = json.loads(broker.lpop(queue))
     broker.close()
     assert message["headers"]["argsrepr"] == f"['{job_id}']"
+
+
+@pytest.mark.parametrize("client", ["sqlite", "postgres"], indirect=True)
+def test_the_message_goes_out_when_the_job_can_be_found(client, api_database, ready_dataset, monkeypatch):
+    seen = []
+
+    def ring(_ringer, _queue, work_id):
+        with api_database.read() as session:  # another connection: it sees what was committed
+            seen.append(session.get(Work, work_id) is not None)
+
+    monkeypatch.setattr(Ringer, "ring", ring)
+    assert create(client).status_code == 202
+    assert seen == [True]
 
 
 def test_a_job_is_accepted_while_the_broker_is_away(settings, api_database, ready_dataset):
