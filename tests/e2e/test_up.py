@@ -223,6 +223,39 @@ def test_a_gpu_worker_that_dies_is_started_again_and_takes_the_job_up(up, tmp_pa
         client.jobs.cancel(job.id)
 
 
+def test_a_client_gets_through_whatever_part_is_killed_meanwhile(up, tmp_path):
+    """As the demo goes, with each part killed right before it is needed, or while it works."""
+    service = up(LENSMITH_LEASE_S="5", LENSMITH_HEARTBEAT_S="0.5", LENSMITH_SWEEP_S="1")
+
+    def kill(text: bytes) -> None:
+        os.kill(part(service, text), signal.SIGKILL)
+
+    (tmp_path / "c.zip").write_bytes(colours(12))
+    with Client(service.url) as client:
+        assert client.ready()["ready"]
+        kill(b"api.main")
+        uploaded = client.datasets.upload(tmp_path / "c.zip")
+        kill(b"worker.main\x00--queue\x00cpu")
+        dataset = client.datasets.wait(uploaded.id)
+        kill(b"serving.main")
+        assert client.infer("Which?", model="tiny", max_tokens=1).finish_reason
+        kill(b"api.main")
+        job = client.jobs.create(base_model="tiny", dataset=dataset.id, hyperparameters={"max_steps": 150})
+        wait_for(lambda: step_of(client, job), what="the first step")
+        kill(b"training.run")
+        kill(b"valkey-server")
+        wait_for(lambda: client.jobs.get(job.id).attempt == 2, what="the second attempt")
+        kill(b"worker.main\x00--queue\x00gpu")
+        kill(b"api.main")
+        told = [item.data for item in client.jobs.follow(job.id, kind="metric")]
+        steps = [figures["step"] for figures in told if "loss" in figures]
+        assert steps == list(range(1, len(steps) + 1)), "each step once"
+        ended = client.jobs.get(job.id)
+        assert (ended.state, steps[-1]) == ("succeeded", 150)
+        kill(b"serving.main")
+        assert client.infer("Which?", adapter=ended.adapter, max_tokens=1).finish_reason
+
+
 def test_a_setting_that_makes_no_sense_is_named(tmp_path):
     done = subprocess.run(
         [LENSMITH, "up"], capture_output=True, text=True, env=os.environ | {"LENSMITH_PORT": "many"}, check=False
