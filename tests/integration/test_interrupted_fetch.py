@@ -10,11 +10,11 @@ import pytest
 from core.queue import Queue
 from core.storage import Storage
 from models import claims
-from models.dataset import Dataset, image_key, upload_key
-from models.job import Job
-from models.states import Kind, WorkState
+from models.dataset import image_key, upload_key
+from models.states import WorkState
 from models.work import Work
 from tests.integration.conftest import validation_of
+from tests.integration.jobs import add_job
 from vlm.conversation import RECORDS_FILE
 from worker.attempt import Attempt, Interrupted
 from worker.kinds import Rooms
@@ -40,21 +40,15 @@ def world(database, settings, tmp_path):
     storage = Stopping.from_url(settings.resolved_storage_url)
     storage.shutdown, storage.num_left = threading.Event(), 3
     with database.write() as session:
-        session.add(Work(id="ds_1", kind=Kind.VALIDATION, queue=Queue.CPU, state=WorkState.SUCCEEDED))
-        session.add(Work(id="job_1", kind=Kind.TRAINING, queue=Queue.GPU))
-        session.flush()
-        session.add(Dataset(id="ds_1", name="c", filename="c.zip", container="zip", digest="d" * 64))
-        session.flush()
-        named = {"name": "x", "base_model": "tiny", "dataset_id": "ds_1", "dataset_digest": "d" * 64}
-        session.add(Job(id="job_1", **named, seed=0, request={}))
+        add_job(session)
     names = []
     for number in range(9):
         data = f"picture {number}".encode()
         names.append(hashlib.sha256(data).hexdigest())
         storage.put_bytes(image_key("default", names[-1]), data)
     pq.write_table(pa.table({"images": [names]}), tmp_path / RECORDS_FILE)
-    storage.put_file(f"default/datasets/ds_1/records-{'d' * 64}.parquet", tmp_path / RECORDS_FILE)
-    storage.put_bytes(upload_key("default", "ds_1"), b"x" * 3_000_000)
+    storage.put_file("default/datasets/ds_job_1/records-d.parquet", tmp_path / RECORDS_FILE)
+    storage.put_bytes(upload_key("default", "ds_job_1"), b"x" * 3_000_000)
     return Rooms(database, storage, settings.layout), storage
 
 
@@ -77,7 +71,7 @@ def test_a_job_leaves_off_between_two_pictures_and_leaves_nothing_half_made(worl
 def test_a_validation_leaves_off_in_the_middle_of_its_upload(world, settings, tmp_path):
     rooms, storage = world
     with rooms.database.write() as session:
-        session.get_one(Work, "ds_1").state = WorkState.QUEUED
+        session.get_one(Work, "ds_job_1").state = WorkState.QUEUED
     attempt = attempt_at(rooms, settings, storage, Queue.CPU)
     storage.shutdown.set()
     (tmp_path / "staging").mkdir()

@@ -18,11 +18,11 @@ from models import dataset as datasets
 from models import job as jobs
 from models.adapter import Adapter
 from models.dataset import Dataset, image_key
-from models.job import Job
 from models.leases import Claim
 from models.states import Kind, WorkState
 from models.work import Work
 from ops.migrate import upgrade
+from tests.integration.jobs import add_job
 from tests.integration.test_backup import House
 from vlm.conversation import RECORDS_FILE
 from worker import janitor, validation
@@ -189,15 +189,8 @@ def test_the_checkpoints_of_a_job_that_is_being_retried_are_passed_by(new_postgr
     database = Database(new_postgres)
     upgrade(database)
     with database.write() as session:
-        session.add(Work(id="ds_1", kind=Kind.VALIDATION, queue="cpu", state=WorkState.SUCCEEDED))
-        failed = {"state": WorkState.FAILED, "finished_at": utc_now() - timedelta(days=9)}
-        session.add(Work(id="job_1", kind=Kind.TRAINING, queue="gpu", **failed))
-        session.flush()
-        session.add(Dataset(id="ds_1", name="c", filename="c.zip"))
-        session.flush()
-        named = {"name": "x", "base_model": "tiny", "dataset_id": "ds_1", "dataset_digest": "d" * 64}
-        session.add(Job(id="job_1", **named, seed=0, request={}))
-        session.flush()
+        work = session.get_one(Work, add_job(session))
+        work.state, work.finished_at = WorkState.FAILED, utc_now() - timedelta(days=9)
         checkpoints.add(session, checkpoints.Checkpoint(id="c", job_id="job_1", step=4, sha256="e" * 64, size_bytes=1))
     old = {"ended_before": utc_now() - timedelta(days=7), "limit": 9}
     with database.write() as retrying:

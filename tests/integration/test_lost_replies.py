@@ -6,7 +6,6 @@ from types import SimpleNamespace
 
 import pytest
 import sqlalchemy as sa
-from sqlmodel import select
 
 from core.events import Checkpoint, Log, Metric, Resolved
 from core.manifest import make_manifest
@@ -15,11 +14,11 @@ from core.storage import Storage
 from models import checkpoint as rows
 from models import claims, event, leases
 from models import job as jobs
-from models.dataset import Dataset
 from models.job import Job
-from models.states import Kind, WorkState
+from models.states import WorkState
 from models.work import Work, attempts_of, note_resumed
 from tests.integration.conftest import attempt_of
+from tests.integration.jobs import run_job
 from worker import checkpoints, supervisor
 from worker.curve import Curve
 from worker.kinds import Rooms
@@ -49,16 +48,7 @@ class Flaky:
 
 @pytest.fixture
 def claimed(database):
-    with database.write() as session:
-        session.add(Work(id="ds_1", kind=Kind.VALIDATION, queue=Queue.CPU, state=WorkState.SUCCEEDED))
-        session.add(Work(id="job_1", kind=Kind.TRAINING, queue=Queue.GPU))
-        session.flush()
-        session.add(Dataset(id="ds_1", name="c", filename="c.zip"))
-        session.flush()
-        named = {"name": "x", "base_model": "tiny", "dataset_id": "ds_1", "dataset_digest": "d" * 64}
-        session.add(Job(id="job_1", **named, seed=0, request={}))
-        session.flush()
-        return claims.claim(session, Queue.GPU, worker_id="wrk_1", lease_s=60)
+    return run_job(database)
 
 
 class Writer:
@@ -80,8 +70,8 @@ class Writer:
 
 def messages(database):
     with database.read() as session:
-        items = event.page(session, "job_1", after=1, limit=9999)
-    assert [item.seq for item in items] == list(range(2, 2 + len(items)))
+        items = event.page(session, "job_1", after=2, limit=9999)  # behind the beginning of its attempt
+    assert [item.seq for item in items] == list(range(3, 3 + len(items)))
     return [item.message for item in items]
 
 
@@ -133,7 +123,7 @@ def test_a_curve_that_begins_anew_has_the_steps_that_were_written_together_with_
     assert writer.say(Log(message="loading"), resolved, *(Metric(data={"step": n, "loss": 2.0}) for n in (1, 2)))
     assert writer.write()
     with database.read() as session:
-        job = session.exec(select(Job)).one()
+        job = session.get_one(Job, "job_1")
         items = event.page(session, "job_1", after=job.metrics_from_seq - 1, limit=99)
     assert [item.data["step"] for item in items if item.kind == "metric"] == [1, 2]
     assert job.progress["told_step"] == 2
