@@ -122,7 +122,7 @@ def device_time(queue: Queue) -> sa.CTE:
     )
 
 
-def _is_available(at_s: SQLColumnExpression[float]) -> ColumnElement[bool]:
+def is_available(at_s: SQLColumnExpression[float]) -> ColumnElement[bool]:
     """Tell whether work may be claimed: nothing waits longer than the longest wait, unless the clock was set back."""
     return sa.or_(at_s <= NowS(), at_s > NowS() + LONGEST_WAIT_S)
 
@@ -144,7 +144,7 @@ def _next(queue: Queue, offer: Offer, project_bound: int) -> sa.Select[str]:
         .where(
             col(Work.queue) == queue,
             col(Work.state) == WorkState.QUEUED,
-            _is_available(col(Work.available_at_s)),
+            is_available(col(Work.available_at_s)),
             col(Work.gpus) <= offer.gpus,
             sa.or_(col(Work.resource_class).is_(None), col(Work.resource_class).in_(sorted(offer.classes))),
         )

@@ -18,6 +18,7 @@ from core.clock import utc_now
 from core.db import NowS
 from core.errors import FailureCode
 from core.queue import Queue
+from models.claims import is_available
 from models.leases import Claim, Ending, end_attempt
 from models.states import LEASED, AttemptOutcome, WorkState
 from models.work import Work
@@ -95,7 +96,7 @@ def sweep(session: Session, *, max_attempts: int, over: list[tuple[str, float]])
             expired.append(work_id)
     waiting = session.exec(
         select(Work.queue, sa.func.min(Work.id))
-        .where(Work.state == WorkState.QUEUED, col(Work.available_at_s) <= NowS())
+        .where(Work.state == WorkState.QUEUED, is_available(col(Work.available_at_s)))
         .group_by(col(Work.queue))
     ).all()
     return Swept(expired=tuple(expired), waiting={Queue(queue): first for queue, first in waiting})
