@@ -83,7 +83,10 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _beat_within_the_lease(self) -> Self:
         if self.heartbeat_s * 3 > self.lease_s:
-            raise ValueError(f"a lease of {self.lease_s} s needs heartbeats at least every {self.lease_s / 3:.3g} s.")
+            raise ValueError(
+                f"LENSMITH_HEARTBEAT_S: a lease of {self.lease_s:g} s (LENSMITH_LEASE_S) needs heartbeats at least every "
+                f"{self.lease_s / 3:.3g} s."
+            )
         return self
 
     @model_validator(mode="after")

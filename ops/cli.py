@@ -115,7 +115,10 @@ def _settings(**given: object) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = "_".join(str(part) for part in first["loc"])
-        typer.echo(f"LENSMITH_{name.upper()} (or --{name.replace('_', '-')}): {first['msg']}", err=True)
+        about = (
+            f"LENSMITH_{name.upper()} (or --{name.replace('_', '-')}): " if name else ""
+        )  # else it names them itself
+        typer.echo(f"{about}{first['msg'].removeprefix('Value error, ')}", err=True)
         raise typer.Exit(2) from error
 
 

@@ -256,12 +256,17 @@ def test_a_client_gets_through_whatever_part_is_killed_meanwhile(up, tmp_path):
         assert client.infer("Which?", adapter=ended.adapter, max_tokens=1).finish_reason
 
 
-def test_a_setting_that_makes_no_sense_is_named(tmp_path):
-    done = subprocess.run(
-        [LENSMITH, "up"], capture_output=True, text=True, env=os.environ | {"LENSMITH_PORT": "many"}, check=False
-    )
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("LENSMITH_PORT", "many", "LENSMITH_PORT (or --port): "),
+        ("LENSMITH_LEASE_S", "10", "LENSMITH_HEARTBEAT_S: a lease of 10 s (LENSMITH_LEASE_S) needs heartbeats"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_named(name, value, says):
+    done = subprocess.run([LENSMITH, "up"], capture_output=True, text=True, env=os.environ | {name: value}, check=False)
     assert done.returncode == 2
-    assert "LENSMITH_PORT" in done.stderr
+    assert done.stderr.startswith(says)
 
 
 def test_work_goes_on_while_the_broker_is_away(up, tmp_path):
