@@ -23,12 +23,21 @@ PARTS_FROM_BYTES = 64 * 1024 * 1024  # what is larger is sent in parts
 
 
 class Client:
-    """A connection to a Lensmith server. Use it as a context manager, or call `close`."""
+    """A connection to a Lensmith server. Use it as a context manager, or call `close`.
+
+    While a server restarts it is waited for, half a minute, but one that never answered is unreachable at once; with `is_up`
+    it is known to be there.
+    """
 
     def __init__(
-        self, url: str | None = None, *, api_key: str | None = None, http: httpx2.Client | None = None
+        self,
+        url: str | None = None,
+        *,
+        api_key: str | None = None,
+        http: httpx2.Client | None = None,
+        is_up: bool = False,
     ) -> None:
-        self._transport = Transport(url, api_key, http=http)
+        self._transport = Transport(url, api_key, http=http, is_known=is_up)
         self.datasets = Datasets(self._transport)
         self.uploads = Uploads(self._transport)
         self.jobs = Jobs(self._transport)

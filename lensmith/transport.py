@@ -28,7 +28,9 @@ class Transport:
     that was never heard of is unreachable at once.
     """
 
-    def __init__(self, url: str | None, api_key: str | None, *, http: httpx2.Client | None = None) -> None:
+    def __init__(
+        self, url: str | None, api_key: str | None, *, http: httpx2.Client | None = None, is_known: bool = False
+    ) -> None:
         key = api_key or os.environ.get("LENSMITH_API_KEY")
         self.url = url or os.environ.get("LENSMITH_URL") or DEFAULT_URL
         self._http = http or httpx2.Client(
@@ -36,7 +38,7 @@ class Transport:
             timeout=httpx2.Timeout(TIMEOUT_S, connect=5.0),
             transport=httpx2.HTTPTransport(retries=CONNECT_RETRIES),
         )
-        self._is_known = False
+        self._is_known = is_known
         if key:
             self._http.headers["authorization"] = f"Bearer {key}"
 

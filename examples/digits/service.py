@@ -27,7 +27,7 @@ def service() -> Iterator[Client]:
             address = _wait(process, process.stdout)
             rest = threading.Thread(target=_show, args=(process.stdout,))
             rest.start()
-            with Client(address) as client:
+            with Client(address, is_up=True) as client:
                 yield client
         finally:
             process.send_signal(signal.SIGTERM)

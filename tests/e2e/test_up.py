@@ -231,8 +231,7 @@ def test_a_client_gets_through_whatever_part_is_killed_meanwhile(up, tmp_path):
         os.kill(part(service, text), signal.SIGKILL)
 
     (tmp_path / "c.zip").write_bytes(colours(12))
-    with Client(service.url) as client:
-        assert client.ready()["ready"]
+    with Client(service.url, is_up=True) as client:
         kill(b"api.main")
         uploaded = client.datasets.upload(tmp_path / "c.zip")
         kill(b"worker.main\x00--queue\x00cpu")
