@@ -90,7 +90,9 @@ def append(
 def has_flush(session: Session, work_id: str, flush: int, *, fence: int) -> bool:
     """Tell whether a flush was stored whose commit had no answer."""
     newest = select(Work.last_flush).where(Work.id == work_id, Work.fence == fence)
-    return session.exec(newest).first() == flush
+    return (
+        session.exec(newest.with_for_update(key_share=True)).first() == flush
+    )  # one that is being committed is waited for
 
 
 def _storable(value: Any) -> Any:

@@ -33,7 +33,8 @@ class Keeper:
     """Stores the checkpoints of one attempt, one after the other, on a thread of its own: training does not wait.
 
     A checkpoint counts when its row is there, which is written with its item of the log under the fence, after every
-    object of it was stored. Of several that wait, only the newest is stored.
+    object of it was stored, and after all that the child said before it (`allow`): the attempt that goes on from it
+    does not say it again. Of several that wait, only the newest is stored.
     """
 
     def __init__(self, rooms: Rooms, attempt: Attempt, staging: Path) -> None:
@@ -42,6 +43,9 @@ class Keeper:
         self._storage = rooms.storage.guarded(attempt.hold)
         self._staging = staging
         self._waiting: queue.SimpleQueue[tuple[Saved, Path] | None] = queue.SimpleQueue()
+        self._changed = threading.Condition()
+        self._allowed_step = 0
+        self._is_over = False
         self._thread = threading.Thread(target=self._keep, name=f"keeper-{attempt.claim.work_id}", daemon=True)
         self._thread.start()
 
@@ -56,9 +60,18 @@ class Keeper:
             return
         self._waiting.put((saved, held))
 
+    def allow(self, step: int) -> None:
+        """Let the checkpoints up to a step be named: the rows have what was said before."""
+        with self._changed:
+            self._allowed_step = step
+            self._changed.notify()
+
     def settle(self) -> None:
-        """Wait until what was offered is stored; call it once, at the end of the child."""
+        """Wait until what was offered and allowed is stored; call it once, at the end of the child."""
         self._waiting.put(None)
+        with self._changed:
+            self._is_over = True
+            self._changed.notify()
         self._thread.join()
 
     def _keep(self) -> None:
@@ -102,6 +115,10 @@ class Keeper:
             size_bytes=saved.size_bytes,
         )
         self._storage.put_folder(row.prefix, held)
+        with self._changed:
+            self._changed.wait_for(lambda: self._allowed_step >= row.step or self._is_over)
+        if self._allowed_step < row.step:
+            return  # the lease was lost before the rows had it; the janitor finds the objects
         for old in self._name(row):
             remove_below(self._storage, old.prefix)
 

@@ -51,6 +51,11 @@ class Curve(Recorder):
             told = {"told_step": self._told, "evaluated_step": self._evaluated}
             jobs.merge_metrics(session, work_id, dict(event.data), progress_names=_PROGRESS, told=told)
 
+    def written(self, event: ChildEvent) -> None:
+        """Let a checkpoint be named: whoever goes on from it does not tell the steps before it again."""
+        if isinstance(event, Checkpoint):
+            self._keeper.allow(event.step)
+
     def settle(self) -> None:
         """Wait until the last checkpoint is stored."""
         self._keeper.settle()

@@ -16,5 +16,8 @@ class Recorder:
     def record(self, session: Session, work_id: str, event: ChildEvent) -> None:
         """Write what the event means for the rows; the caller holds the fence in the same transaction."""
 
+    def written(self, event: ChildEvent) -> None:
+        """Take notice that the rows have an event, and all that was said before it."""
+
     def settle(self) -> None:
         """Finish what was begun for earlier events, as far as the lease still holds; no more events will come."""

@@ -107,6 +107,13 @@ class Backlog:
         ends = (at for at, (event, _) in enumerate(self.events, start=1) if isinstance(event, Resolved))
         return self.events[: next(ends, len(self.events))]
 
+    def settle(self, recorder: Recorder) -> None:
+        """Let go of what was in the last flush: the rows have it."""
+        for event, _ in self.events[: self.num_asked]:
+            recorder.written(event)
+        del self.events[: self.num_asked]
+        self.num_asked = 0
+
 
 @dataclass(slots=True)
 class Ending:
@@ -225,7 +232,7 @@ def _flush(database: Database, lease: Lease, recorder: Recorder, backlog: Backlo
     with database.write() as session:
         if backlog.num_asked:
             if event_rows.has_flush(session, claim.work_id, backlog.flush, fence=claim.fence):
-                del backlog.events[: backlog.num_asked]
+                backlog.settle(recorder)
             backlog.num_asked = 0
         part = backlog.part()
         items = [item for event, is_news in part if is_news and (item := _item(event)) is not None]
@@ -240,8 +247,7 @@ def _flush(database: Database, lease: Lease, recorder: Recorder, backlog: Backlo
             recorder.record(session, claim.work_id, event)
         backlog.num_asked = len(part)
     lease.state = state
-    del backlog.events[: backlog.num_asked]
-    backlog.num_asked = 0
+    backlog.settle(recorder)
     return True
 
 

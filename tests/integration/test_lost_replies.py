@@ -1,6 +1,7 @@
 """A database that goes away between a commit and its answer: what was written is not written twice, nothing is left out."""
 
 import random
+import time
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -17,6 +18,7 @@ from models import job as jobs
 from models.job import Job
 from models.states import WorkState
 from models.work import Work, attempts_of, note_resumed
+from tests.conftest import wait_for
 from tests.integration.conftest import attempt_of
 from tests.integration.jobs import run_job
 from worker import checkpoints, supervisor
@@ -142,6 +144,34 @@ def keeping(database, claimed, settings, tmp_path):
     return rooms, attempt, saved, tmp_path / "staging"
 
 
+def test_a_checkpoint_is_named_after_all_that_was_said_before_it(database, claimed, keeping):
+    """Else a worker that dies in between leaves a curve with a gap: whoever goes on does not do those steps again."""
+    rooms, attempt, saved, staging = keeping
+    with database.read() as session:
+        curve = Curve(session.get_one(Job, "job_1"), checkpoints.Keeper(rooms, attempt, staging), resumed_step=None)
+    writer = Writer(database, claimed, curve)
+    writer.database.faults = [BEFORE]
+    assert writer.say(*(Metric(data={"step": n, "loss": 2.0}) for n in (1, 2, 3, 4)), saved)
+    wait_for(lambda: list(rooms.storage.keys("default/jobs")), what="the objects")
+    time.sleep(0.2)
+    with database.read() as session:
+        assert rows.of_job(session, "job_1") == [], "the rows do not have its steps yet"
+    assert writer.write()
+    curve.settle()
+    assert messages(database) == [None] * 4 + ["Step 4 is saved."]
+    with database.read() as session:
+        assert [each.step for each in rows.of_job(session, "job_1")] == [4]
+
+
+def test_a_checkpoint_whose_steps_are_never_written_is_left_unnamed(database, keeping):
+    rooms, attempt, saved, staging = keeping
+    keeper = checkpoints.Keeper(rooms, attempt, staging)
+    keeper.offer(saved)
+    keeper.settle()
+    with database.read() as session:
+        assert rows.of_job(session, "job_1") == []
+
+
 @pytest.mark.parametrize("fault", [BEFORE, AFTER])
 def test_a_checkpoint_whose_row_had_no_answer_is_named_and_told_once(database, keeping, fault, monkeypatch):
     rooms, attempt, saved, staging = keeping
@@ -149,6 +179,7 @@ def test_a_checkpoint_whose_row_had_no_answer_is_named_and_told_once(database, k
     rooms.database.faults = [fault]
     keeper = checkpoints.Keeper(rooms, attempt, staging)
     keeper.offer(saved)
+    keeper.allow(saved.step)
     keeper.settle()
     assert messages(database) == ["Step 4 is saved."]
     with database.read() as session:
@@ -161,6 +192,7 @@ def test_what_is_brought_may_be_brought_again(keeping):
     rooms, attempt, saved, staging = keeping
     keeper = checkpoints.Keeper(rooms, attempt, staging)
     keeper.offer(saved)
+    keeper.allow(saved.step)
     keeper.settle()
     assert [checkpoints.bring(rooms, attempt, staging / "next") for _ in range(2)] == [4, 4]
 
