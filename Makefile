@@ -32,7 +32,7 @@ up: $(STAMP) ## start the service on ./.lensmith
 	@$(BIN)/lensmith up
 
 test: $(STAMP) ## every test, in two processes
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 soak: $(STAMP) ## kill everything at random, two hundred times on each database (half an hour)
 	@$(BIN)/python -W ignore -m tests.soak --database sqlite --seed $${SEED:-1}

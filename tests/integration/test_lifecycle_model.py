@@ -49,8 +49,8 @@ WORKERS = {
     "failed": {"running": "failed", "pausing": "failed"},
     "cancelled": {"cancelling": "cancelled"},
     "paused": {"pausing": "paused"},
-    "given back": {"running": "queued", "pausing": "queued"},
-    "tried again": {"running": "queued"},
+    "given back": {"running": "queued"},
+    "tried again": {"running": "queued", "pausing": "paused"},
 }
 LOST = {"running": "queued", "pausing": "paused", "cancelling": "cancelled"}
 

@@ -1,6 +1,7 @@
 """A child of two processes that wait, for tests of how they begin and end; started as `training.run` is."""
 
 import sys
+import time
 
 from core.child import Child, run_child
 from core.errors import FailureCode, WorkFailed
@@ -9,9 +10,14 @@ from core.process import die_with_parent, is_launched, rank
 
 
 def work(child: Child):
-    """Say so, and wait for a stop; the process that the spec names fails."""
+    """Say so, and wait for a stop; the process that the spec names fails, when the first has spoken."""
     child.events.emit(Metric(data={"step": rank()}))
+    spoken = child.staging / "spoken"
+    if rank() == 0:
+        spoken.touch()
     if child.spec.get("fails") == rank():
+        while not spoken.exists():  # else it may take the first along before that has said a word
+            time.sleep(0.01)
         raise WorkFailed(FailureCode.BAD_DATA, f"process {rank()}", remedy="none")
     child.stop.wait()
     child.check_stop()
