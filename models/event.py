@@ -90,9 +90,8 @@ def append(
 def has_flush(session: Session, work_id: str, flush: int, *, fence: int) -> bool:
     """Tell whether a flush was stored whose commit had no answer."""
     newest = select(Work.last_flush).where(Work.id == work_id, Work.fence == fence)
-    return (
-        session.exec(newest.with_for_update(key_share=True)).first() == flush
-    )  # one that is being committed is waited for
+    waiting = newest.with_for_update(key_share=True)  # for one that is being committed at this moment
+    return session.exec(waiting).first() == flush
 
 
 def _storable(value: Any) -> Any:

@@ -119,7 +119,8 @@ def pause(session: Session, claimed: Claim) -> bool:
 def try_again(session: Session, claimed: Claim, failure: dict[str, Any], *, max_attempts: int, retry_s: float) -> bool:
     """Queue work whose attempt failed for a reason that may pass; False: it has had its attempts, or fenced.
 
-    Work that was asked to pause is paused instead. The wait grows four-fold with each failure in a row; `gained` begins the count anew.
+    Work that was asked to pause is paused instead. The wait grows four-fold with each failure in a row; `gained` begins
+    the count anew.
     """
     failed = session.exec(select(Work.failed_attempts).where(Work.id == claimed.work_id)).one() + 1
     if failed >= max_attempts:

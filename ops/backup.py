@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from core.db import Database
 from core.layout import Layout
+from core.links import link_or_copy
 from core.manifest import MANIFEST_FILE, FolderDamaged, parse_manifest
 from core.settings import Settings
 from core.storage import STAGING_PREFIX
@@ -109,12 +110,7 @@ def _hold(storage: Path, held: Path) -> None:
             continue
         (held / key).parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileNotFoundError):  # removed since it was listed; whether that matters is seen later
-            try:
-                os.link(path, held / key)
-            except FileNotFoundError:
-                raise
-            except OSError:
-                shutil.copyfile(path, held / key)
+            link_or_copy(path, held / key)
 
 
 def _write(held: Path, snapshot: Path, part: Path) -> list[str]:

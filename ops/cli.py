@@ -115,9 +115,8 @@ def _settings(**given: object) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = "_".join(str(part) for part in first["loc"])
-        about = (
-            f"LENSMITH_{name.upper()} (or --{name.replace('_', '-')}): " if name else ""
-        )  # else it names them itself
+        # What is said of several together names them itself.
+        about = f"LENSMITH_{name.upper()} (or --{name.replace('_', '-')}): " if name else ""
         typer.echo(f"{about}{first['msg'].removeprefix('Value error, ')}", err=True)
         raise typer.Exit(2) from error
 

@@ -1,6 +1,5 @@
 """Checkpoints between the child's staging folder and the store: kept while it trains, brought back for the next attempt."""
 
-import os
 import queue
 import shutil
 import threading
@@ -10,6 +9,7 @@ from core.db import DATABASE_AWAY
 from core.errors import WorkFailed
 from core.events import Checkpoint as Saved
 from core.ids import Prefix, new_id
+from core.links import link_or_copy
 from core.logs import get_logger
 from core.manifest import MANIFEST_FILE, FolderDamaged, parse_manifest, verify
 from core.storage import Storage
@@ -53,7 +53,7 @@ class Keeper:
         """Take a checkpoint that lies whole in the staging folder. It is held by links, for the child removes its own."""
         source, held = self._staging / saved.path, self._staging / _KEPT / f"{saved.step}"
         try:
-            shutil.copytree(source, held, copy_function=_link)
+            shutil.copytree(source, held, copy_function=link_or_copy)
         except (OSError, shutil.Error) as error:  # newer ones have taken its place already
             log.info("checkpoint gone before it was stored", work_id=self._attempt.claim.work_id, error=str(error))
             shutil.rmtree(held, ignore_errors=True)
@@ -146,16 +146,6 @@ class Keeper:
             except DATABASE_AWAY as error:
                 log.warning("a checkpoint waits", work_id=claim.work_id, error=str(error))
                 self._attempt.lease.lost.wait(_PATIENCE_S)
-
-
-def _link(source: str, target: str) -> None:
-    """Give a file a second name; where the file system has no links, copy it."""
-    try:
-        os.link(source, target)
-    except FileNotFoundError:
-        raise
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def bring(rooms: Rooms, attempt: Attempt, staging: Path) -> int | None:
