@@ -101,9 +101,9 @@ class World:
         with self.database.read() as session:
             return attempts_of(session, work_id)
 
-    def undisturbed(self):
+    def undisturbed(self, **request):
         """Return what a job comes to whose run nothing happens to."""
-        job_id = self.submit()
+        job_id = self.submit(**request)
         with self.slot():
             return self.ends(job_id)
 
@@ -166,10 +166,11 @@ def newest(world, job_id):
 
 
 def test_a_job_that_is_killed_paused_given_back_and_damaged_ends_as_an_undisturbed_one(world, children):
-    expected = world.undisturbed()
+    long = {"hyperparameters": REQUEST["hyperparameters"] | {"epochs": 24}}  # it must not end before it is disturbed
+    expected = world.undisturbed(**long)
     steps = [figures["step"] for figures in expected[0] if "loss" in figures]
     assert steps == list(range(1, steps[0] + len(steps)))
-    job_id = world.submit()
+    job_id = world.submit(**long)
     with world.slot():
         wait_for(lambda: newest(world, job_id), what="a checkpoint")
         os.killpg(children[-1].pid, signal.SIGKILL)
