@@ -81,7 +81,7 @@ class Jobs:
 
     def follow(self, job_id: str, *, after: int = 0, kind: str | None = None) -> Iterator[LogItem]:
         """Yield the log live until the job has ended. A broken connection is taken up again behind the last item."""
-        failures = 0
+        patience = waiting.Patience()
         while True:
             try:
                 with self._transport.events(
@@ -91,13 +91,12 @@ class Jobs:
                         if event.event == "end":
                             return
                         item = LogItem.model_validate_json(event.data)
-                        after, failures = item.seq, 0
+                        after, patience.failures = item.seq, 0
                         yield item
             except (Unreachable, ApiError) as error:
-                failures += 1
-                if failures > waiting.MAX_FAILURES or not is_passing(error):
-                    raise
-            waiting.pause(failures or 1)
+                patience.spend(error, is_passing=is_passing(error))
+            else:
+                waiting.pause(patience.failures or 1)  # it was sent away, and comes back
 
     def wait(self, job_id: str) -> Job:
         """Wait until a job has ended; look at `state`."""

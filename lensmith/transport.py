@@ -96,7 +96,7 @@ class Transport:
         return checked(response).json()
 
     def _json(self, method: str, path: str, **request: Any) -> Any:
-        give_up_at, failures = time.monotonic() + TIMEOUT_S, 0
+        give_up_at, patience = time.monotonic() + TIMEOUT_S, waiting.Patience()
         passing = PASSING if method == "GET" else REFUSED
         while True:
             _rewind(request)
@@ -107,10 +107,7 @@ class Transport:
                     time.sleep(1.0 if error.retry_after_s is None else error.retry_after_s)
                     continue
                 is_passing = error.status in passing if isinstance(error, ApiError) else self._is_known
-                failures += 1
-                if not is_passing or failures > waiting.MAX_FAILURES:
-                    raise
-            waiting.pause(failures)
+                patience.spend(error, is_passing=is_passing)
 
 
 def _is_in_flight(error: Exception) -> TypeGuard[ApiError]:

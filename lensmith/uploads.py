@@ -68,15 +68,12 @@ class Uploads:
             "Content-Type": "application/octet-stream",
         }
 
-        failures = 0
-        while not (failures and self._has(upload_id, number, digest.hex())):  # it may be there, and the answer lost
+        patience = waiting.Patience()
+        while not (patience.failures and self._has(upload_id, number, digest.hex())):  # only the answer may be lost
             try:
                 self._transport.put(f"/uploads/{upload_id}/parts/{number}", content=data, headers=headers)
             except (Unreachable, ApiError) as error:
-                failures += 1
-                if failures > waiting.MAX_FAILURES or not is_passing(error):
-                    raise
-                waiting.pause(failures)
+                patience.spend(error, is_passing=is_passing(error))
             else:
                 return
 

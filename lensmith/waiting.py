@@ -21,6 +21,20 @@ def until(look: Callable[[], R], is_done: Callable[[R], bool]) -> R:
     return found
 
 
+class Patience:
+    """With a server that fails in passing: a number of failures in a row, with longer and longer pauses."""
+
+    def __init__(self) -> None:
+        self.failures = 0
+
+    def spend(self, error: Exception, *, is_passing: bool) -> None:
+        """Wait after a failure; raise it when it does not pass, or when it is one too many."""
+        self.failures += 1
+        if not is_passing or self.failures > MAX_FAILURES:
+            raise error
+        pause(self.failures)
+
+
 def pause(failures: int) -> None:
     """Wait after so many failures in a row."""
     time.sleep(min(BACKOFF_S * 2 ** (failures - 1), MAX_BACKOFF_S))

@@ -135,10 +135,8 @@ class Keeper:
             self._attempt.hold()
             try:
                 with self._rooms.database.write() as session:
-                    if checkpoints.is_named(
-                        session, row.id
-                    ):  # only the answer was lost; the janitor finds the older ones
-                        return []
+                    if checkpoints.is_named(session, row.id):
+                        return []  # only the answer was lost; the janitor finds the objects of older ones
                     if event.append(session, claim.work_id, [item], fence=claim.fence) is None:
                         raise LeaseLost
                     leases.gained(session, claim)
