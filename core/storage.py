@@ -25,7 +25,7 @@ from core.draft import Draft, Stored
 from core.errors import FailureCode, WorkFailed
 from core.ids import Prefix, new_id
 from core.manifest import MANIFEST_FILE
-from core.storage_errors import storage_failed, told
+from core.storage_errors import again, storage_failed, told
 
 if TYPE_CHECKING:
     from obstore import ReadableFile
@@ -60,7 +60,7 @@ def _unguarded() -> None:
 
 
 class Storage:
-    """An object store. Every failure comes out as `WorkFailed(storage)`; what is worth a new try was tried by obstore."""
+    """An object store. Every failure comes out as `WorkFailed(storage)`; what can be done over was tried again by then."""
 
     def __init__(
         self, store: ObjectStore, *, folder: Path | None = None, guard: Callable[[], None] = _unguarded
@@ -104,8 +104,12 @@ class Storage:
 
     def put_file(self, key: str, source: Path) -> Stored:
         """Store a file."""
-        with source.open("rb") as stream:
-            return self.put_stream(key, stream)
+
+        def put() -> Stored:
+            with source.open("rb") as stream:
+                return self.put_stream(key, stream)
+
+        return again(put)
 
     def put_bytes(self, key: str, data: bytes) -> Stored:
         """Store a small value."""
@@ -202,13 +206,17 @@ class Storage:
 
         What `check` raises, which is asked with every piece, ends it.
         """
-        try:
-            with target.open("wb") as out:
-                for chunk in self.chunks(key):
-                    check()
-                    out.write(chunk)
-        except OSError as error:
-            raise storage_failed(key, error) from error
+
+        def fetch() -> None:
+            try:
+                with target.open("wb") as out:
+                    for chunk in self.chunks(key):
+                        check()
+                        out.write(chunk)
+            except OSError as error:
+                raise storage_failed(key, error) from error
+
+        again(fetch)
 
     def has(self, key: str) -> bool:
         """Tell whether an object has this name."""
@@ -281,12 +289,15 @@ class Storage:
         self.delete(key)
 
     def _last_modified(self, key: str) -> datetime | None:
-        try:
-            return obstore.head(self._store, key)["last_modified"]
-        except FileNotFoundError:
-            return None
-        except (BaseError, OSError) as error:
-            raise storage_failed(key, error) from error
+        def look() -> datetime | None:
+            try:
+                return obstore.head(self._store, key)["last_modified"]
+            except FileNotFoundError:
+                return None
+            except (BaseError, OSError) as error:
+                raise storage_failed(key, error) from error
+
+        return again(look)
 
     def _remove(self, key: str) -> None:
         try:

@@ -1,11 +1,18 @@
 """What a store raises, said as a failure that names the object and the remedy."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from obstore.exceptions import BaseError
 
 from core.errors import FailureCode, WorkFailed
+
+_PAUSES_S = (0.1, 0.4, 1.6)
+_QUICK_S = 5.0  # what failed later than that was tried again and again by obstore
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -30,3 +37,16 @@ def storage_failed(key: str, error: Exception) -> WorkFailed:
         remedy="Check the free space and the rights of LENSMITH_STORAGE_URL; then do it again.",
         retryable=True,
     )
+
+
+def again(act: Callable[[], T]) -> T:
+    """Do what can be done over, up to four times, while the store fails at once; hours of training hang on one object."""
+    until = time.monotonic() + _QUICK_S
+    for pause_s in _PAUSES_S:
+        try:
+            return act()
+        except WorkFailed as failed:
+            if isinstance(failed.__cause__, FileNotFoundError) or time.monotonic() > until:
+                raise
+            time.sleep(pause_s)
+    return act()

@@ -4,14 +4,12 @@ A job that asks for several processes gets them here: the child becomes their la
 """
 
 import json
-import os
-import sys
 from typing import Any
 
 from pydantic import ValidationError
 
 from core.child import Child, parse_arguments, run_child
-from core.process import calm_threads, die_with_parent, is_launched, rank, use_gpus
+from core.process import calm_threads, die_with_parent, is_launched, leave, rank, use_gpus
 from training.spec import TrainingSpec
 
 
@@ -48,7 +46,4 @@ def _num_processes() -> int:
 
 
 if __name__ == "__main__":
-    status = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)  # torch takes seconds to leave, and the thread that holds the child to its lease is gone by then
+    leave(main())

@@ -5,10 +5,9 @@ It logs how many steps its processes packed. A run whose `resume_from` is the na
 
 import dataclasses
 import shutil
-import sys
 
 from core.child import Child, run_child
-from core.process import rank, use_gpus
+from core.process import leave, rank, use_gpus
 from training.checkpoint import CHECKPOINTS_FOLDER
 from training.resources import Resources
 from training.spec import TrainingSpec
@@ -46,4 +45,4 @@ def without_newest(folder):
 
 
 if __name__ == "__main__":
-    sys.exit(run_child(work))
+    leave(run_child(work))
