@@ -24,6 +24,7 @@ from typing import Any
 
 from core.errors import FailureCode, WorkFailed
 from core.events import Emitter, Failure, Hello, Result, Stopped
+from core.out_of_memory import is_out_of_memory
 from core.process import die_with_parent, is_launched, rank
 
 _TETHER_S = 0.5  # between two looks at the end of the lease
@@ -116,12 +117,13 @@ def _is_because_of_another(error: Exception) -> bool:
 
 
 def _unexpected(error: Exception) -> Failure:
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if is_out_of_memory(error):
         return Failure(
             code=FailureCode.OUT_OF_MEMORY,
             detail=f"The process ran out of memory: {error}"[:2000],
             remedy="Give the worker more memory; for a job, lower hyperparameters.micro_batch_tokens (batch_size may "
             "stay) or image.longest_edge.",
+            retryable=True,
         )
     return Failure(
         code=FailureCode.INTERNAL,

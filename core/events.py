@@ -107,6 +107,20 @@ class Resolved(_Event):
     provenance: dict[str, Any]
 
 
+class Planned(_Event):
+    """What the work will hold in memory, phase by phase."""
+
+    type: Literal["planned"] = "planned"
+    plan: dict[str, Any]
+
+
+class Limited(_Event):
+    """Memory did not do, and the work goes on with less at once; `limit` says how much, for work like this to begin with."""
+
+    type: Literal["limited"] = "limited"
+    limit: dict[str, Any]
+
+
 class Result(_Event):
     """The work succeeded; its files lie in the staging folder under the names that the kind of work fixes."""
 
@@ -146,6 +160,8 @@ ChildEvent = Annotated[
     | Sample
     | Checkpoint
     | Resolved
+    | Planned
+    | Limited
     | Result
     | Failure
     | Stopped,

@@ -34,6 +34,12 @@ class Job(SQLModel, table=True):
     progress: dict[str, Any] | None = Field(default=None, sa_type=sa.JSON)
     metrics: dict[str, Any] | None = Field(default=None, sa_type=sa.JSON, description="the last figure of each name")
     peak_memory_bytes: int | None = Field(default=None, sa_type=sa.BigInteger)
+    plan: dict[str, Any] | None = Field(
+        default=None, sa_type=sa.JSON(none_as_null=True), description="the memory that the run will hold"
+    )
+    measured: dict[str, Any] | None = Field(
+        default=None, sa_type=sa.JSON(none_as_null=True), description="the memory that it held"
+    )
     planned_examples: int | None = Field(default=None, description="that the run will take, repeats included")
     clone_of: str | None = Field(default=None, max_length=64, description="the job whose request this one began with")
     batch_id: str | None = Field(default=None, foreign_key="batch.id", max_length=64, index=True)
@@ -108,6 +114,12 @@ def page(
     if batch_id is not None:
         query = query.where(Job.batch_id == batch_id)
     return list(session.exec(query.order_by(col(Job.id).desc()).limit(limit)).all())
+
+
+def measured(session: Session, *, project: str, limit: int) -> list[Job]:
+    """Return the newest jobs that have both a memory plan and what was measured."""
+    query = _shown(project).where(col(Job.plan).is_not(None), col(Job.measured).is_not(None))
+    return [job for job, _ in session.exec(query.order_by(col(Job.id).desc()).limit(limit))]
 
 
 def unended_of(session: Session, dataset_id: str) -> list[str]:

@@ -1,7 +1,6 @@
-"""What the machine can do: the precision to compute in, the memory in use, and its name in words."""
+"""What the machine can do: the precision to compute in, and its name in words."""
 
 import platform
-import resource
 from typing import Literal
 
 import torch
@@ -35,10 +34,3 @@ def describe() -> str:
     if has_gpu():
         return f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"
     return f"CPU {platform.machine()}, {torch.get_num_threads()} threads"
-
-
-def peak_memory_bytes() -> int:
-    """Return the most memory this process held: on its fullest GPU if there is one, else resident on the host."""
-    if has_gpu():
-        return max(torch.cuda.max_memory_allocated(gpu) for gpu in range(torch.cuda.device_count()))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts KiB

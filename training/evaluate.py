@@ -1,16 +1,17 @@
 """Validation: mean loss and accuracy over the labelled tokens of all examples, each token with equal weight."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from training.batching import Budget
+from training.batching import MicroBatch, plan
 from training.collator import Collator
 from training.distributed import ALONE, Group
-from training.loss import score
+from training.loss import Score, score
 from training.precision import autocast
+from training.recovery import Attempted, Passes, out_of_memory
 from vlm.precision import Precision
 
 
@@ -40,14 +41,14 @@ class Evaluator:
     Attributes:
         collator: Makes its batches.
         lengths: Tokens of each of its examples.
-        budget: What a forward pass may hold.
+        passes: What a forward pass may hold.
         precision: What the run computes in.
         group: The processes that share the split.
     """
 
     collator: Collator
     lengths: Sequence[int]
-    budget: Budget
+    passes: Passes
     precision: Precision
     group: Group = ALONE
 
@@ -61,14 +62,32 @@ class Evaluator:
             model.train(was_training)
 
     def _run(self, model: Any, check_stop: Callable[[], None]) -> Evaluation:
-        place = next(model.parameters()).device
         loss, correct, tokens = 0.0, 0, 0
-        for micro_batch, counts in self.group.plan(range(len(self.lengths)), self.lengths, self.budget):
-            check_stop()
-            with torch.no_grad(), autocast(place, self.precision):  # a connector that is trained is a part of the batch
-                scored = score(model, self.collator.batch(micro_batch))
-            loss += counts * float(scored.loss_sum)
-            correct += counts * scored.num_correct
-            tokens += counts * scored.num_tokens
+        for micro_batch, counts in self.group.plan(range(len(self.lengths)), self.lengths, self.passes.budget):
+            for scored in self._scores(model, micro_batch, check_stop):
+                loss += counts * float(scored.loss_sum)
+                correct += counts * scored.num_correct
+                tokens += counts * scored.num_tokens
         loss, all_correct, all_tokens = self.group.total(loss, correct, tokens)
         return Evaluation(loss=loss / all_tokens, token_accuracy=all_correct / all_tokens, num_tokens=int(all_tokens))
+
+    def _scores(self, model: Any, micro_batch: MicroBatch, check_stop: Callable[[], None]) -> Iterator[Score]:
+        """Yield the score of a micro-batch; those of its parts, where memory does not hold it. Then later ones are cut, too."""
+        attempted = Attempted.of(micro_batch, self.lengths)
+        examples = [example for row in micro_batch for example in row]
+        budget = self.passes.budget
+        parts = [micro_batch] if attempted.fits(budget) else plan(examples, self.lengths, budget)
+        for part in parts:
+            check_stop()
+            with out_of_memory() as memory:
+                scored = self._score(model, part)
+            if memory.caught:
+                self.passes.shrink(Attempted.of(part, self.lengths), doing="validating")
+                yield from self._scores(model, part, check_stop)
+            else:
+                yield scored
+
+    def _score(self, model: Any, micro_batch: MicroBatch) -> Score:
+        place = next(model.parameters()).device
+        with torch.no_grad(), autocast(place, self.precision):  # a connector that is trained is a part of the batch
+            return score(model, self.collator.batch(micro_batch))

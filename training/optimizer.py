@@ -1,11 +1,16 @@
-"""LoRA+: the same optimizer with another learning rate for LoRA's B (Hayou et al., arXiv 2402.12354)."""
+"""The optimizer: LoRA+ (another learning rate for LoRA's B; Hayou et al., arXiv 2402.12354), and its step without memory."""
 
+from collections.abc import Callable, Iterator
+from types import MethodType
 from typing import Any
 
 import torch
 from peft.optimizers import create_loraplus_optimizer
 from transformers import Trainer
 from trl import SFTConfig
+
+from core.errors import FailureCode, WorkFailed
+from training.recovery import out_of_memory
 
 
 def loraplus(model: Any, args: SFTConfig, *, lr_ratio: float) -> torch.optim.Optimizer:
@@ -25,3 +30,47 @@ def loraplus(model: Any, args: SFTConfig, *, lr_ratio: float) -> torch.optim.Opt
     )
     assert isinstance(optimizer, torch.optim.Optimizer)
     return optimizer
+
+
+def guard(optimizer: torch.optim.Optimizer, *, redo: Callable[[], None]) -> None:
+    """Let a step that finds no memory be done again after `redo`, which makes the gradients anew.
+
+    It can be as long as nothing was written: autograd counts what is written to each tensor. To that end the room that
+    one tensor's update takes is asked for before the first is touched.
+    """
+    step = optimizer.step  # bound
+
+    def guarded(self: torch.optim.Optimizer, closure: Any = None) -> Any:
+        while True:
+            before = _writes(self)
+            with out_of_memory():
+                _ask_for_room(self)
+                return step(closure)
+            if _writes(self) != before:
+                raise WorkFailed(
+                    FailureCode.OUT_OF_MEMORY,
+                    "Memory ran out while the optimizer was writing; a part of the adapter has taken the step already.",
+                    remedy="The job goes on from its last checkpoint when it is tried again: POST /jobs/{id}/retry.",
+                    retryable=True,
+                )
+            redo()
+
+    optimizer.step = MethodType(guarded, optimizer)  # type: ignore[method-assign]
+
+
+def _ask_for_room(optimizer: torch.optim.Optimizer) -> None:
+    """Take, and give back, what an update takes beside the weights: on a GPU all are updated at once, else one by one."""
+    weights = list(_trained(optimizer))
+    taken = weights if weights[0].is_cuda else [max(weights, key=lambda weight: weight.numel())] * 2
+    for room in [torch.empty_like(weight) for weight in taken]:
+        del room
+
+
+def _writes(optimizer: torch.optim.Optimizer) -> int:
+    """Return how often weights and state were written; making a state of zeros is no write."""
+    state = [value for each in optimizer.state.values() for value in each.values() if isinstance(value, torch.Tensor)]
+    return sum(tensor._version for tensor in (*_trained(optimizer), *state))  # noqa: SLF001 - autograd's count
+
+
+def _trained(optimizer: torch.optim.Optimizer) -> Iterator[torch.Tensor]:
+    return (weight for group in optimizer.param_groups for weight in group["params"])

@@ -5,7 +5,7 @@ in `batching.py`, where images come from in `vision.py` and `features/`, what `a
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,7 +14,7 @@ from transformers import set_seed
 
 from core.child import Child
 from core.errors import FailureCode, WorkFailed
-from core.events import Phase, PhaseChanged, Resolved
+from core.events import Phase, Planned, Resolved
 from training import adapter, checkpoint, checks, device, distributed, export, provenance, settings, trainer
 from training.card import Card
 from training.checkpoint import Checkpoint, Identity
@@ -25,10 +25,15 @@ from training.evaluate import Evaluator
 from training.features.choose import CacheRequest, choose
 from training.image_sizes import saving_sentence
 from training.images import ImageFolder
+from training.peaks import Phases
+from training.planned_run import Device
+from training.planning import plan_run
 from training.progress import Progress
+from training.recovery import Passes
 from training.sampler import epoch_order
 from training.saver import Saver
 from training.settings import Schedule
+from training.sizes import sizes_of
 from training.spec import TrainingSpec
 from training.vision import CachedVision, Vision
 from vlm import catalog, loading
@@ -38,6 +43,7 @@ from vlm.loading import LoadedBase
 from vlm.measure import Measure
 from vlm.precision import Precision
 from vlm.ruler import Limits
+from vlm.shapes import geometry_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,18 +97,26 @@ def fine_tune(spec: TrainingSpec, child: Child) -> dict[str, Any]:
 def _fine_tune(spec: TrainingSpec, child: Child, group: Group) -> dict[str, Any]:
     began = time.perf_counter()
     set_seed(spec.seed)
+    phases = Phases(child)
     resumed = _find_checkpoint(spec, child, group)
+    phases.enter(Phase.LOADING)
     loaded = _load(spec, child, group, resumed)  # 1
+    phases.enter(Phase.PREPARING)
     prepared = _prepare(spec, child, loaded, resumed)  # 2
     with group.first_goes_ahead():
         vision = _encode_images(spec, child, loaded, prepared)  # 3
     child = group.agreed(child)
-    progress = _train(spec, child, loaded, prepared, vision)  # 4
+    phases.enter(Phase.TRAINING)
+    progress = _train(spec, child, loaded, prepared, vision, phases)  # 4
     progress.validate(prepared.model)  # 5
+    phases.enter(Phase.PUBLISHING)
     metrics = _publish(spec, child, loaded, prepared, progress)  # 6
+    phases.leave()
     return {
         "metrics": metrics,
-        "peak_memory_bytes": device.peak_memory_bytes(),
+        "peak_memory_bytes": phases.most_bytes,
+        "empty_memory_bytes": phases.empty_bytes,
+        "peak_memory_by_phase": phases.peaks,
         "duration_s": time.perf_counter() - began,
         "base_revision": loaded.base.revision,
         "supervised_tokens_ratio": prepared.totals.supervised_ratio,
@@ -118,7 +132,6 @@ def _find_checkpoint(spec: TrainingSpec, child: Child, group: Group) -> Checkpoi
 
 def _load(spec: TrainingSpec, child: Child, group: Group, resumed: Checkpoint | None) -> Loaded:
     """Step 1: read the examples and load the base, in the precision that the device allows."""
-    child.events.emit(PhaseChanged(phase=Phase.LOADING))
     train, validation = (read_examples(spec.dataset_dir, split=split) for split in ("train", "validation"))
     if not train:
         raise WorkFailed(
@@ -158,7 +171,6 @@ def _load(spec: TrainingSpec, child: Child, group: Group, resumed: Checkpoint | 
 
 def _prepare(spec: TrainingSpec, child: Child, loaded: Loaded, resumed: Checkpoint | None) -> Prepared:
     """Step 2: count every token, refuse what would have to be cut, settle the schedule, wrap the base, and say so."""
-    child.events.emit(PhaseChanged(phase=Phase.PREPARING))
     base = loaded.base
     encoder = Encoder(base.processor, base.family, ImageFolder(spec.dataset_dir))
     limits = Limits.of(base)
@@ -231,6 +243,7 @@ def _encode_images(spec: TrainingSpec, child: Child, loaded: Loaded, prepared: P
         child.events.log(f"The feature cache is off: {reason}.")
     examples = [*_examples_of_run(loaded.train, schedule, seed=spec.seed), *loaded.validation]
     tokens = {name: prepared.encoder.image_tokens(name) for example in examples for name in example.images}
+    _plan_memory(spec, child, loaded, prepared, tokens)
     vision = choose(
         prepared.request,
         loaded.base,
@@ -247,6 +260,20 @@ def _encode_images(spec: TrainingSpec, child: Child, loaded: Loaded, prepared: P
     return vision
 
 
+def _plan_memory(
+    spec: TrainingSpec, child: Child, loaded: Loaded, prepared: Prepared, images: Mapping[str, int]
+) -> None:
+    """Say what the run will hold, where the shape of the base is known and one process holds all of it."""
+    geometry = geometry_of(loaded.base.model.config.to_dict(), name=loaded.name)
+    if geometry is None or loaded.group.is_sharded or spec.resources.parallelism == "model":
+        return
+    splits = (loaded.train, prepared.train), (loaded.validation, prepared.validation)
+    sizes = sizes_of(*splits, images=images, encoder=prepared.encoder)
+    place: Device = "cuda" if device.has_gpu() else "cpu"
+    planned = plan_run(geometry, spec.method, prepared.schedule, sizes, device=place)
+    child.events.emit(Planned(plan=planned.document()))
+
+
 def _examples_of_run(train: Sequence[Example], schedule: Schedule, *, seed: int) -> list[Example]:
     """Return the examples that the run will take: of less than an epoch, only those of its steps."""
     if schedule.total_steps >= schedule.steps_per_epoch:
@@ -255,9 +282,10 @@ def _examples_of_run(train: Sequence[Example], schedule: Schedule, *, seed: int)
     return [train[row] for row in order[: schedule.total_steps * schedule.batch_size]]
 
 
-def _train(spec: TrainingSpec, child: Child, loaded: Loaded, prepared: Prepared, vision: Vision) -> Progress:
+def _train(
+    spec: TrainingSpec, child: Child, loaded: Loaded, prepared: Prepared, vision: Vision, phases: Phases
+) -> Progress:
     """Step 4: run the loop; it emits metrics, saves checkpoints, and validates after each epoch but the last."""
-    child.events.emit(PhaseChanged(phase=Phase.TRAINING))
     schedule = prepared.schedule
     collate = partial(
         Collator,
@@ -266,16 +294,22 @@ def _train(spec: TrainingSpec, child: Child, loaded: Loaded, prepared: Prepared,
         pad_token_id=loaded.base.processor.tokenizer.pad_token_id,
         device=loaded.base.model.device,
     )
+    passes = Passes(
+        schedule.budget,
+        child.events,
+        checkpoints=schedule.gradient_checkpointing is not False,
+        limit=spec.pass_limit,
+    )
     evaluator = None
     if loaded.validation:
         evaluator = Evaluator(
             collator=collate(loaded.validation),
             lengths=[measure.tokens for measure in prepared.validation],
-            budget=schedule.budget,
+            passes=passes,
             precision=schedule.precision,
             group=loaded.group,
         )
-    progress = Progress(child, schedule, evaluator)
+    progress = Progress(child, schedule, evaluator, phases)
     saver = Saver(
         child,
         schedule,
@@ -291,7 +325,7 @@ def _train(spec: TrainingSpec, child: Child, loaded: Loaded, prepared: Prepared,
         steps=trainer.Steps(
             collator=collate(loaded.train),
             measures=prepared.train,
-            budget=schedule.budget,
+            passes=passes,
             check_stop=child.check_stop,
             group=loaded.group,
         ),
@@ -308,7 +342,6 @@ def _publish(
     spec: TrainingSpec, child: Child, loaded: Loaded, prepared: Prepared, progress: Progress
 ) -> dict[str, float | int | None]:
     """Step 6: write the adapter, read it back, and return the final metrics."""
-    child.events.emit(PhaseChanged(phase=Phase.PUBLISHING))
     metrics: dict[str, float | int | None] = {
         "loss": progress.loss,
         **(progress.evaluation.document() if progress.evaluation else {}),

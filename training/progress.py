@@ -9,9 +9,10 @@ from transformers import TrainerCallback, TrainerControl
 
 from core.child import Child
 from core.errors import FailureCode, WorkFailed
-from core.events import Metric, Phase, PhaseChanged
+from core.events import Metric, Phase
 from training.eta import Eta
 from training.evaluate import Evaluation, Evaluator
+from training.peaks import Phases
 from training.settings import Schedule
 
 
@@ -29,12 +30,14 @@ class Progress(TrainerCallback):
         child: Child,
         schedule: Schedule,
         evaluator: Evaluator | None,
+        phases: Phases,
         *,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._child = child
         self._schedule = schedule
         self._evaluator = evaluator
+        self._phases = phases
         self._eta = Eta(schedule, num_validation=len(evaluator.lengths) if evaluator else 0, clock=clock)
         self.step = 0
         self.loss: float | None = None
@@ -86,7 +89,7 @@ class Progress(TrainerCallback):
         """Run over the validation split, if there is one, and emit what it scored."""
         if self._evaluator is None:
             return
-        self._child.events.emit(PhaseChanged(phase=Phase.EVALUATING))
+        self._phases.enter(Phase.EVALUATING)
         self.evaluation = self._evaluator.run(model, check_stop=self._child.check_stop)
         self._emit(**self.evaluation.document())
 
@@ -94,7 +97,7 @@ class Progress(TrainerCallback):
         self.validate(model)
         if self._evaluator is not None:
             self._eta.end_evaluation()
-        self._child.events.emit(PhaseChanged(phase=Phase.TRAINING))
+        self._phases.enter(Phase.TRAINING)
 
     def _emit(self, **figures: float | None) -> None:
         self._child.events.emit(

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from training.pass_limit import PassLimit
 from training.resources import Resources
 from vlm.image_options import ImageOptions
 from vlm.lora_scope import MODULE_NAME
@@ -138,6 +139,11 @@ class Hyperparameters(_Options):
         "second run costs most. auto: on a GPU",
     )
     activation_offload: bool | Auto = Field("auto", description="keep activations in the host's memory; needs a GPU")
+    compact_memory: bool | Auto = Field(
+        "auto",
+        description="on a CPU give back at once what is freed: about a third less memory, at six tenths of the speed. "
+        "auto: no",
+    )
     precision: Precision | Auto = Field(
         "auto", description="what to compute in; the adapter is always learned in fp32. auto: what the device does best"
     )
@@ -180,6 +186,7 @@ class TrainingSpec(_Options):
     features_dir: Path | None = Field(None, description="the feature cache; none: every step looks at its images")
     features_bytes: int = Field(0, ge=0, description="what the feature cache may hold, for all jobs together")
     adapter_name: str = Field("adapter", description="for the model card")
+    pass_limit: PassLimit | None = Field(None, description="what a run like this one found that memory holds")
     resume_from: Path | None = Field(None, description="a folder of checkpoints; the newest whole one is gone on from")
 
     @model_validator(mode="after")

@@ -7,6 +7,7 @@ One batch of the loop is one optimizer step: `training_step` takes the step's ex
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,12 @@ from trl import SFTTrainer
 
 from training import adapter
 from training.arguments import arguments
-from training.batching import Budget
 from training.collator import Collator
 from training.distributed import ALONE, Group, shard, trains_beside_layers
 from training.loss import score
-from training.optimizer import loraplus
+from training.optimizer import guard, loraplus
+from training.random_state import RandomState
+from training.recovery import Attempted, Passes, out_of_memory
 from training.sampler import StepLoader
 from training.settings import Schedule
 from vlm.measure import Measure
@@ -35,22 +37,33 @@ class Steps:
     Attributes:
         collator: Makes the batch of a micro-batch.
         measures: The size of every example.
-        budget: What a forward pass may hold.
+        passes: What a forward pass may hold.
         check_stop: Raises when the run must stop; asked before each micro-batch, because a step can be long.
         group: The processes that share each step.
     """
 
     collator: Collator
     measures: Sequence[Measure]
-    budget: Budget
+    passes: Passes
     check_stop: Callable[[], None]
     group: Group = ALONE
+
+
+@dataclass(frozen=True, slots=True)
+class _Started:
+    """Where the present step began."""
+
+    model: Any
+    examples: Sequence[int]
+    random_state: RandomState
 
 
 class Trainer(SFTTrainer):  # type: ignore[misc]  # trl is untyped
     """`SFTTrainer` whose batches are whole optimizer steps."""
 
     optimizer: Any
+    _started: "_Started"
+    _attempted: Attempted
 
     def __init__(self, *, steps: Steps, schedule: Schedule, **rest: Any) -> None:
         super().__init__(**rest)
@@ -68,21 +81,52 @@ class Trainer(SFTTrainer):  # type: ignore[misc]  # trl is untyped
         if lr_ratio != 1 and self.optimizer is None:
             self.optimizer = loraplus(model or self.model, self.args, lr_ratio=lr_ratio)
         made: torch.optim.Optimizer = super().create_optimizer(model)
+        if self._steps.group.size == 1:
+            guard(made, redo=self._redo)
         return made
 
     def training_step(
         self, model: Any, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Add up the gradients of a step, and return its loss: the mean over its labelled tokens."""
+        """Add up the gradients of a step, and return its loss: the mean over its labelled tokens.
+
+        A step that memory does not hold is done again from its beginning, in smaller passes. Of several processes the
+        others would wait for this one in another place, so there the run fails.
+        """
         del num_items_in_batch  # transformers cannot count what is not made yet
         model.train()
-        examples = inputs["examples"]
+        self._started = _Started(model, inputs["examples"], RandomState.now())
+        if self._steps.group.size > 1:
+            return self._add_up(model, inputs["examples"])
+        return self._until_it_fits(self._started)
+
+    def _until_it_fits(self, started: "_Started") -> torch.Tensor:
+        while True:
+            with out_of_memory():
+                return self._add_up(started.model, started.examples)
+            self._begin_again(started, doing="computing the gradient of")
+
+    def _begin_again(self, started: "_Started", *, doing: str) -> None:
+        """Make the passes smaller and put everything back to where the step began."""
+        started.model.zero_grad(set_to_none=True)
+        self._steps.passes.shrink(self._attempted, doing=f"{doing} step {self.state.global_step + 1:,}")
+        started.random_state.restore()
+
+    def _redo(self) -> None:
+        """Compute the gradient of the present step again, in smaller passes, for an optimizer that found no room."""
+        self._begin_again(self._started, doing="updating the weights in")
+        self._until_it_fits(self._started)
+        if self.args.max_grad_norm > 0:
+            self._clip_grad_norm(self._started.model)
+
+    def _add_up(self, model: Any, examples: Sequence[int]) -> torch.Tensor:
         num_tokens = sum(self._steps.measures[example].labelled_tokens for example in examples)
         group = self._steps.group
-        micro_batches = group.plan(examples, self._lengths, self._steps.budget)
+        micro_batches = group.plan(examples, self._lengths, self._steps.passes.budget)
         losses = []
         for number, (micro_batch, counts) in enumerate(micro_batches, start=1):
             self._steps.check_stop()
+            self._attempted = Attempted.of(micro_batch, self._lengths)
             batch = self._steps.collator.batch(micro_batch)
             with self._sync(model, is_last=number == len(micro_batches)):
                 with self.compute_loss_context_manager():
@@ -160,7 +204,15 @@ def build(
         shard(model)
         trainer.is_distributed_loading_by_transformers = True  # so that it leaves the gradients to the layers
     steps.group.seed_dropout(seed)
+    steps.passes.can_checkpoint(partial(checkpoint_activations, trainer))
     return trainer
+
+
+def checkpoint_activations(trainer: Trainer) -> None:
+    """Have activations computed again instead of kept, from the next pass on."""
+    model: Any = trainer.accelerator.unwrap_model(trainer.model)
+    model.enable_input_require_grads()
+    model.activation_checkpointing_enable({"use_reentrant": False})
 
 
 def _never(rows: Any) -> Any:

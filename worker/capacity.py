@@ -17,3 +17,21 @@ def num_gpus(*, driver: Path = _GPUS, devices: Path = _DEVICES) -> int:
     if driver.is_dir():
         return sum(1 for _ in driver.iterdir())
     return sum(1 for device in devices.glob("nvidia[0-9]*") if device.name.removeprefix("nvidia").isdigit())
+
+
+def device_name(*, driver: Path = _GPUS) -> str:
+    """Return what the children of this process compute on, in words that are the same for machines that are alike."""
+    if num_gpus(driver=driver):
+        return _model(driver) or "GPU"
+    memory_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return f"CPU, {os.cpu_count()} cores, {memory_gb:.0f} GiB"
+
+
+def _model(driver: Path) -> str | None:
+    """Return the first GPU's name as its driver says it."""
+    for path in sorted(driver.glob("*/information")):
+        for line in path.read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "Model":
+                return value.strip()
+    return None

@@ -4,10 +4,12 @@ from typing import Any
 
 from sqlmodel import Session
 
-from core.events import Checkpoint, ChildEvent, Metric, Resolved
+from core.events import Checkpoint, ChildEvent, Limited, Metric, Planned, Resolved
 from models import job as jobs
 from models.job import Job
+from training.pass_limit import PassLimit
 from worker.checkpoints import Keeper
+from worker.limits import Limits
 from worker.recorder import Recorder
 
 _PROGRESS = ("step", "total_steps", "epoch", "examples_per_s", "eta_s")
@@ -24,6 +26,7 @@ class Curve(Recorder):
 
     def __init__(self, job: Job, keeper: Keeper, *, resumed_step: int | None) -> None:
         progress = job.progress or {}
+        self._job = job
         self._keeper = keeper
         self._told = int(progress.get("told_step") or 0)
         self._evaluated = int(progress.get("evaluated_step") or 0)
@@ -47,6 +50,10 @@ class Curve(Recorder):
                 jobs.begin_anew(session, work_id)
                 self._begins_anew = False
             jobs.record(session, work_id, settings=event.settings, provenance=event.provenance)
+        elif isinstance(event, Planned):
+            jobs.record(session, work_id, plan=event.plan)
+        elif isinstance(event, Limited):
+            Limits(self._job).learn(session, PassLimit.model_validate(event.limit))
         elif isinstance(event, Metric):
             told = {"told_step": self._told, "evaluated_step": self._evaluated}
             jobs.merge_metrics(session, work_id, dict(event.data), progress_names=_PROGRESS, told=told)

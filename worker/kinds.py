@@ -39,6 +39,9 @@ class WorkKind(Protocol):
     def salvage(self, attempt: Attempt, staging: Path) -> Apply:
         """Store what is worth keeping of a failure (a report, say) and return the rows to write."""
 
+    def relieve(self, attempt: Attempt) -> bool:
+        """Make the next attempt take less memory than this one, which had too little; False: it cannot."""
+
 
 class Rooms:
     """What every kind needs: the database, the object store, the data directory."""

@@ -15,9 +15,11 @@ from core.events import (
     ChildEvent,
     Failure,
     Hello,
+    Limited,
     Log,
     Metric,
     PhaseChanged,
+    Planned,
     Progress,
     Resolved,
     Result,
@@ -265,6 +267,6 @@ def _item(event: ChildEvent) -> Item | None:
             item = Item(kind=EventKind.EVENT, level="info", message=f"Phase: {phase}.", data={"phase": phase})
         case Resolved(settings=settings):
             item = Item(kind=EventKind.EVENT, level="info", message="Settings resolved.", data={"settings": settings})
-        case Alive() | Checkpoint() | Hello() | Progress() | Result() | Failure() | Stopped():
+        case Alive() | Checkpoint() | Hello() | Limited() | Planned() | Progress() | Result() | Failure() | Stopped():
             pass
     return item

@@ -24,7 +24,10 @@ from worker.attempt import Attempt
 from worker.checkpoints import Keeper
 from worker.curve import Curve
 from worker.kinds import Apply, Rooms, nothing
+from worker.limits import Limits
 from worker.recorder import Recorder
+
+_MEASURED = ("peak_memory_bytes", "empty_memory_bytes", "peak_memory_by_phase")
 
 
 class Training:
@@ -44,6 +47,8 @@ class Training:
         if step is not None:
             with self._rooms.database.write() as session:
                 note_resumed(session, attempt.claim.work_id, step, fence=attempt.claim.fence)
+        with self._rooms.database.read() as session:
+            pass_limit = Limits(job).find(session)
         spec = TrainingSpec(
             base_model=job.base_model,
             models_dir=self._rooms.layout.models,
@@ -53,6 +58,7 @@ class Training:
             features_dir=self._rooms.layout.features,
             features_bytes=self._feature_cache_bytes,
             adapter_name=job.name,
+            pass_limit=pass_limit,
             resume_from=staging / checkpoints.FOLDER if step is not None else None,
             **job.request,
         )
@@ -91,7 +97,8 @@ class Training:
 
         def apply(session: Session) -> None:
             session.add(adapter)
-            jobs.record(session, job.id, peak_memory_bytes=result["peak_memory_bytes"])
+            measured = {name: result[name] for name in _MEASURED}
+            jobs.record(session, job.id, peak_memory_bytes=result["peak_memory_bytes"], measured=measured)
 
         return apply
 
@@ -99,6 +106,16 @@ class Training:
         """Keep nothing: a failed run has no adapter, and its checkpoints are stored already."""
         del attempt, staging
         return nothing
+
+    def relieve(self, attempt: Attempt) -> bool:
+        """Let runs like this one take smaller passes on this device from now on."""
+        job, _ = self._load(attempt.claim)
+        limits = Limits(job)
+        with self._rooms.database.write() as session:
+            limit = limits.next(session)
+            if limit is not None:
+                limits.learn(session, limit)
+        return limit is not None
 
     def _load(self, claim: Claim) -> tuple[jobs.Job, Dataset]:
         with self._rooms.database.read() as session:

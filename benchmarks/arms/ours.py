@@ -9,7 +9,7 @@ from typing import Any
 from peft import PeftModel
 
 from benchmarks.arms import scoring
-from benchmarks.arms.clock import counting, peak_bytes
+from benchmarks.arms.clock import counting
 from benchmarks.arms.figures import Figures, Plan
 from benchmarks.arms.stock import LEARNING_RATE, MICRO_BATCH_SIZE
 from benchmarks.arms.workload import BATCH_SIZE, EPOCHS, SEED
@@ -82,8 +82,7 @@ def _run(plan: Plan, hyperparameters: dict[str, Any]) -> Figures:
     events, flops = StampedEmitter(os.open(os.devnull, os.O_WRONLY)), list[int]()
     child = Child(spec=spec.model_dump(mode="json"), staging=staging, events=events, stop=threading.Event())
     with counting(flops, is_on=plan.counts_flops):
-        pipeline.fine_tune(spec, child)
-    peak = peak_bytes()
+        result = pipeline.fine_tune(spec, child)
     began = events.entered(Phase.TRAINING)
     marks = [began, *_ends_of_epochs(events.steps)]
     return Figures(
@@ -91,7 +90,7 @@ def _run(plan: Plan, hyperparameters: dict[str, Any]) -> Figures:
         epochs_s=[end - start for start, end in itertools.pairwise(marks)],
         losses=[data["loss"] for _, data in events.steps],
         validation_loss=_validation_loss(plan),
-        peak_bytes=peak,
+        peak_bytes=result["peak_memory_bytes"],
         flops=flops[0] if flops else None,
     )
 

@@ -18,6 +18,7 @@ from models.states import Kind
 from models.work import Work
 from ops.migrate import upgrade
 from worker.attempt import Attempt
+from worker.child import ChildProcess
 from worker.kinds import Rooms
 from worker.lease import Lease
 from worker.sources import Sources
@@ -99,3 +100,17 @@ def colours(count: int) -> bytes:
         members[f"images/{number}.png"] = picture.getvalue()
         lines.append(json.dumps({"image": f"images/{number}.png", "question": "Which colour?", "answer": word}))
     return zip_of(members | {"data.jsonl": "\n".join(lines).encode()})
+
+
+@pytest.fixture
+def children(monkeypatch):
+    """The children that were started, each with the `spec` that it was told."""
+    started, begin = [], ChildProcess.__init__
+
+    def remember(self, module, **asked):
+        begin(self, module, **asked)
+        self.spec = asked["spec"]
+        started.append(self)
+
+    monkeypatch.setattr(ChildProcess, "__init__", remember)
+    return started

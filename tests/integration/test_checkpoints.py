@@ -21,7 +21,6 @@ from models.work import Work, attempts_of, transition
 from ops.migrate import upgrade
 from tests.conftest import wait_for
 from tests.integration.conftest import colours, validation_of
-from worker.child import ChildProcess
 from worker.kinds import Rooms
 from worker.runner import Slot
 from worker.training import Training
@@ -145,19 +144,6 @@ def world(settings):
     made = World(settings)
     yield made
     made.database.close()
-
-
-@pytest.fixture
-def children(monkeypatch):
-    """The children that were started, by what they were told."""
-    started, begin = [], ChildProcess.__init__
-
-    def remember(self, module, **asked):
-        begin(self, module, **asked)
-        started.append(self)
-
-    monkeypatch.setattr(ChildProcess, "__init__", remember)
-    return started
 
 
 def newest(world, job_id):

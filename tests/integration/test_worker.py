@@ -85,6 +85,7 @@ class Play:
     def __init__(self, mode: str) -> None:
         self.mode = mode
         self.published = []
+        self.reliefs = 0
 
     def prepare(self, attempt, staging):
         return {"mode": self.mode}
@@ -102,6 +103,10 @@ class Play:
     def salvage(self, attempt, staging):
         return nothing
 
+    def relieve(self, attempt):
+        self.reliefs -= 1
+        return self.reliefs >= 0
+
 
 @pytest.fixture
 def database(settings):
@@ -118,10 +123,11 @@ def play(settings, database, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(Path.cwd())]))
     slots = []
 
-    def start(mode: str, **changes: float) -> tuple[Slot, Play, str]:
+    def start(mode: str, *, reliefs: int = 0, **changes: float) -> tuple[Slot, Play, str]:
         with database.write() as session:
             session.add(Work(id="job_1", kind=Kind.TRAINING, queue=Queue.GPU))
         kind = Play(mode)
+        kind.reliefs = reliefs
         changed = settings.model_copy(update=changes)
         slot = Slot(Queue.GPU, worker_id="wrk_1", database=database, settings=changed, kinds={Kind.TRAINING: kind})
         slots.append(slot)
@@ -251,6 +257,15 @@ def test_a_kill_that_the_system_counts_as_one_for_want_of_memory_is_not_tried_ag
     _, _, work_id = play("killed")
     work = ends(database, work_id, WorkState.FAILED)
     assert (work.failure["code"], work.attempt) == ("out_of_memory", 1)
+
+
+def test_work_that_can_take_less_memory_is_tried_again_until_nothing_is_left_to_take_away(database, play, monkeypatch):
+    counts = itertools.count()
+    monkeypatch.setattr("worker.attempt.memory_kills", lambda: next(counts))
+    _, kind, work_id = play("killed", reliefs=4, retry_s=60.0)
+    work = ends(database, work_id, WorkState.FAILED)
+    assert (work.failure["code"], work.attempt, work.failed_attempts) == ("out_of_memory", 5, 4)
+    assert kind.reliefs == -1
 
 
 def test_a_child_that_somebody_kills_gets_another_attempt_and_is_lost_after_the_third(database, play, monkeypatch):

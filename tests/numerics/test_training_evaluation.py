@@ -5,6 +5,7 @@ import torch
 from torch.nn.functional import cosine_similarity
 
 from tests.engine import alone, collator_of
+from tests.passes import within
 from training import adapter
 from training.batching import Budget
 from training.evaluate import Evaluator
@@ -41,7 +42,7 @@ def ready(load_tiny, rows, encoder_of):
 
 def evaluate(model, collator, batch_size=2):
     evaluator = Evaluator(
-        collator=collator, lengths=[20, 30, 40], budget=Budget(num_examples=batch_size), precision="fp32"
+        collator=collator, lengths=[20, 30, 40], passes=within(Budget(num_examples=batch_size)), precision="fp32"
     )
     return evaluator.run(model, check_stop=lambda: None)
 

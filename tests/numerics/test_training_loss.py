@@ -10,6 +10,7 @@ import torch
 from trl import SFTTrainer
 
 from tests.engine import alone, collator_of
+from tests.passes import within
 from training import adapter, loss, settings, trainer
 from training.batching import Budget
 from training.evaluate import Evaluator
@@ -71,7 +72,7 @@ def schedule(**asked):
 def built(parts, model, folder, **asked):
     settled = schedule(**asked)
     steps = trainer.Steps(
-        collator=parts.collator, measures=parts.measures, budget=settled.budget, check_stop=lambda: None
+        collator=parts.collator, measures=parts.measures, passes=within(settled.budget), check_stop=lambda: None
     )
     return trainer.build(
         model,
@@ -127,7 +128,9 @@ def test_the_head_sees_the_labelled_tokens_and_no_other_in_validation(load_tiny,
     base = load_tiny()
     model, parts = wrapped(base), parts_of(base)
     lengths = [measure.tokens for measure in parts.measures]
-    evaluator = Evaluator(collator=parts.collator, lengths=lengths, budget=Budget(num_examples=3), precision="fp32")
+    evaluator = Evaluator(
+        collator=parts.collator, lengths=lengths, passes=within(Budget(num_examples=3)), precision="fp32"
+    )
     with head_rows(model) as rows:
         evaluation = evaluator.run(model, check_stop=lambda: None)
     assert sum(rows) == evaluation.num_tokens == sum(measure.labelled_tokens for measure in parts.measures)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.engine import alone, collator_of, pixel_vision, tower_of
+from tests.passes import within
 from training import adapter
 from training.batching import Budget
 from training.evaluate import Evaluator
@@ -145,7 +146,7 @@ def test_a_validation_keeps_no_graph_of_a_connector_that_is_trained(base, rows, 
     collator = collator_of(base, rows, encoder, vision=FrozenVision(tower_of(base, encoder, trains_connector=True)))
     made, batch = [], collator.batch
     collator.batch = lambda micro_batch: made.append(batch(micro_batch)) or made[-1]
-    Evaluator(collator=collator, lengths=[1, 1, 1], budget=Budget(num_examples=3), precision="fp32").run(
+    Evaluator(collator=collator, lengths=[1, 1, 1], passes=within(Budget(num_examples=3)), precision="fp32").run(
         base.model, check_stop=lambda: None
     )
     features = made[0]["mm_encoder_outputs"]["image"].pooler_output

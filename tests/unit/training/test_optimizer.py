@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from tests.engine import collator_of
+from tests.passes import within
 from training import adapter, settings, trainer
 from training.spec import Hyperparameters, Method
 
@@ -24,7 +25,7 @@ def built(load, album, encoder_of, tmp_path):
         steps = trainer.Steps(
             collator=collator_of(base, rows, encoder),
             measures=[encoder.measure(row) for row in rows],
-            budget=schedule.budget,
+            passes=within(schedule.budget),
             check_stop=lambda: None,
         )
         return trainer.build(

@@ -7,6 +7,7 @@ from transformers import TrainerControl, TrainerState
 
 from core.errors import FailureCode, WorkFailed
 from training import settings
+from training.peaks import Phases
 from training.progress import Progress
 from training.spec import Hyperparameters
 
@@ -17,7 +18,7 @@ def progress(run, clock):
     schedule = settings.resolve(
         Hyperparameters(epochs=2, batch_size=4), num_examples=10, precision="fp32", on_gpu=False, can_pack=True
     )
-    progress = Progress(child_run.child, schedule, None, clock=clock)
+    progress = Progress(child_run.child, schedule, None, Phases(child_run.child), clock=clock)
     progress.on_train_begin()
     progress.run = child_run
     return progress

@@ -1,0 +1,92 @@
+"""Real runs on `tiny` that memory does not hold: the next attempt takes less, and ends as if it always had."""
+
+import itertools
+import os
+import signal
+
+import pytest
+
+from core.events import Limited
+from models import memory_limit
+from models.job import Job
+from models.states import WorkState
+from tests.conftest import wait_for
+from tests.integration.test_checkpoints import REQUEST, World, newest
+from worker.limits import Limits
+
+LONG = {"hyperparameters": REQUEST["hyperparameters"] | {"epochs": 24}}  # it must not end before it is killed
+
+
+@pytest.fixture
+def world(settings):
+    made = World(settings)
+    yield made
+    made.database.close()
+
+
+def learned(world, job_id):
+    with world.database.read() as session:
+        return Limits(session.get_one(Job, job_id)).find(session)
+
+
+def test_a_run_that_the_system_kills_goes_on_with_less(world, children, monkeypatch):
+    expected = world.undisturbed(**LONG)
+    kills = itertools.count(1_000_000)  # more with each look
+    job_id = world.submit(**LONG)
+    with world.slot():
+        wait_for(lambda: newest(world, job_id), what="a checkpoint")
+        monkeypatch.setattr("worker.attempt.memory_kills", lambda: next(kills))
+        os.killpg(children[-1].pid, signal.SIGKILL)
+        assert world.ends(job_id) == expected
+    first, second = world.attempts(job_id)
+    assert (first.outcome, first.failure["code"]) == ("failed", "out_of_memory")
+    assert second.resumed_step, "it goes on from the checkpoint"
+    assert children[-1].spec["pass_limit"]["gradient_checkpointing"], "each pass had one example already"
+    assert learned(world, job_id).gradient_checkpointing
+
+
+def test_what_a_run_learned_is_kept_for_the_next_one_like_it(world, children):
+    job_id = world.submit()
+    with world.slot():
+        world.ends(job_id)
+    assert learned(world, job_id) is None
+    limit = {"num_examples": 1, "num_tokens": 300, "gradient_checkpointing": True}
+    with world.database.write() as session:
+        job = session.get_one(Job, job_id)
+        memory_limit.learn(session, row_of(job, limit))
+    again = world.submit()
+    with world.slot():
+        world.ends(again)
+    assert children[-1].spec["pass_limit"] == limit
+    other = world.submit(method={"type": "lora", "r": 8})
+    with world.slot():
+        world.ends(other)
+    assert children[-1].spec["pass_limit"] is None, "it is another kind of run"
+
+
+def row_of(job, limit):
+    limits = Limits(job)
+    return memory_limit.MemoryLimit(key=limits.key, device="x", base_model=job.base_model, limit=limit)
+
+
+def test_the_limit_that_a_child_tells_is_written_with_its_log(world, monkeypatch):
+    from worker.curve import Curve
+
+    job_id = world.submit()
+    with world.database.read() as session:
+        job = session.get_one(Job, job_id)
+    limit = {"num_examples": 2, "num_tokens": None, "gradient_checkpointing": False}
+    with world.database.write() as session:
+        Curve(job, None, resumed_step=None).record(session, job_id, Limited(limit=limit))
+    assert learned(world, job_id).model_dump() == limit
+
+
+def test_a_finished_job_tells_what_it_held(world):
+    job_id = world.submit()
+    with world.slot():
+        world.ends(job_id)
+    with world.database.read() as session:
+        job = session.get_one(Job, job_id)
+    assert world.look(job_id).state is WorkState.SUCCEEDED
+    assert job.peak_memory_bytes == job.measured["peak_memory_bytes"] > job.measured["empty_memory_bytes"]
+    assert set(job.measured["peak_memory_by_phase"]) == {"loading", "preparing", "training", "evaluating", "publishing"}
