@@ -18,6 +18,7 @@ from api.datasets import token_counts as dataset_tokens
 from api.datasets.sources import SourceRequest, UploadedRequest
 from api.infer import routes as infer
 from api.infer.schemas import InferRequest
+from api.jobs import memory
 from api.jobs import routes as jobs
 from api.services import Services
 from api.uploads import routes as uploads
@@ -74,6 +75,7 @@ def create_app(settings: Settings) -> FastAPI:
     documents.install_docs(app)
     for router in (
         jobs.router,
+        memory.stats,
         datasets.make_router(settings),
         examples.router,
         pictures.router,

@@ -11,6 +11,8 @@ from typing import NoReturn
 
 PARENT_PID_VARIABLE = "LENSMITH_PARENT_PID"
 _PR_SET_PDEATHSIG = 1
+_M_MMAP_THRESHOLD = -3  # of malloc.h
+_LARGE_BYTES = 128 * 1024
 
 
 def die_with_parent() -> None:
@@ -35,6 +37,17 @@ def calm_threads() -> None:
     22 s with spinning, and 2.4 to 3.6 s without.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def compact_memory() -> None:
+    """Let glibc give back large pieces of memory as soon as they are freed, instead of keeping them for the next ones.
+
+    Its `memalign`, by which torch allocates, seldom finds a use for what it keeps (glibc bug 14581, mended in 2.38): runs of
+    SmolVLM-256M's widths held 0.69 to 0.75 of what they held without, and were 0.6 times as fast, because every piece is
+    zeroed anew. Elsewhere: nothing.
+    """
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
 
 
 def rank() -> int:

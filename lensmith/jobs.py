@@ -6,7 +6,7 @@ from typing import Any
 from lensmith import waiting
 from lensmith.errors import ApiError, Unreachable
 from lensmith.paging import all_of
-from lensmith.resources import Attempt, Batch, Checkpoint, CurvePoint, Job, LogItem
+from lensmith.resources import Attempt, Batch, Checkpoint, CurvePoint, Job, LogItem, MemoryPlan
 from lensmith.transport import Transport, is_passing
 
 
@@ -63,6 +63,10 @@ class Jobs:
         """Return the checkpoints that a job can go on from, the newest first."""
         found = self._transport.get(f"/jobs/{job_id}/checkpoints")["items"]
         return [Checkpoint.model_validate(item) for item in found]
+
+    def plan(self, job_id: str) -> MemoryPlan:
+        """Return what a job holds in memory by phase and part, and what it held once it has finished."""
+        return MemoryPlan.model_validate(self._transport.get(f"/jobs/{job_id}/plan"))
 
     def metrics(self, job_id: str, *, after: int = 0) -> Iterator[CurvePoint]:
         """Yield a job's curve in the order of its steps, as far as it has come."""

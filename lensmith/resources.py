@@ -159,6 +159,27 @@ class Job(Resource):
         return self.state in ENDED
 
 
+class PhaseMemory(_Value):
+    """What one phase of a job holds at its largest moment, in bytes: a range, the parts, and what it was in the end."""
+
+    phase: str
+    low: int
+    expected: int
+    high: int
+    parts: dict[str, int]
+    measured: int | None
+
+
+class MemoryPlan(_Value):
+    """The memory of a job; `error` is that of the plan, as a share of what was measured."""
+
+    device: str
+    peak: dict[str, Any]
+    phases: tuple[PhaseMemory, ...]
+    measured: dict[str, int] | None
+    error: float | None
+
+
 class Attempt(_Value):
     """One try at a job, with its own end."""
 

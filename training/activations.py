@@ -15,6 +15,7 @@ from vlm.geometry import TextShape
 from vlm.precision import Precision
 
 FLOAT_BYTES = 4
+HEAD_TOKENS = 1024  # of logits in memory at once: 0.2 GB in float32 for 49 k tokens of vocabulary
 _ATTENTION = ("q_proj", "k_proj", "v_proj")
 _MLP = ("gate_proj", "up_proj")
 

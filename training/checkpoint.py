@@ -48,12 +48,15 @@ class _Document(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+_CHANGES_NOTHING = frozenset({"checkpoint_every", "compact_memory"})
+
+
 class Identity(_Document):
     """What a run must share with the one that it continues: with any of it changed, it would be neither of the two.
 
     Attributes:
         method: As it was settled.
-        hyperparameters: The resolved schedule, without how often it is saved.
+        hyperparameters: The resolved schedule, without what changes no number: how often it is saved, who keeps what is free.
         image: How images are cut.
     """
 
@@ -79,7 +82,7 @@ class Identity(_Document):
             seed=provenance["seed"],
             num_processes=int(os.environ.get("WORLD_SIZE", "1")),  # torchrun's word
             method=settings["method"],
-            hyperparameters={name: value for name, value in hyperparameters if name != "checkpoint_every"},
+            hyperparameters={name: value for name, value in hyperparameters if name not in _CHANGES_NOTHING},
             image=settings["image"],
         )
 

@@ -79,6 +79,11 @@ class Encoder:
         return self._rule.num_tokens(*self._size(sha256))
 
     @property
+    def num_distinct_tokens(self) -> int:
+        """Return how many different tokens the texts have that were measured."""
+        return len(self._ruler.seen_ids)
+
+    @property
     def knows_tiles(self) -> bool:
         """Tell whether the base model has tiles at all, cut or not."""
         return self._family.image_settings(self._processor)["tile_px"] is not None

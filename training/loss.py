@@ -10,9 +10,8 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
+from training.activations import HEAD_TOKENS
 from vlm.labels import IGNORED
-
-HEAD_TOKENS = 1024  # of logits in memory at once: 0.2 GB in float32 for 49 k tokens of vocabulary
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

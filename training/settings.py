@@ -62,6 +62,7 @@ class Schedule:
     neftune_alpha: float
     gradient_checkpointing: bool | Literal["selective"]
     activation_offload: bool
+    compact_memory: bool
     precision: Precision
     checkpoint_every: int
     warnings: tuple[str, ...] = ()
@@ -145,6 +146,7 @@ def resolve(
         neftune_alpha=_or(feasible.neftune_alpha, 0.0),
         gradient_checkpointing=_or(feasible.gradient_checkpointing, on_gpu),
         activation_offload=feasible.activation_offload is True,
+        compact_memory=feasible.compact_memory is True and not on_gpu,
         precision=precision,
         checkpoint_every=_or(asked.checkpoint_every, _auto_checkpoint_every(total)),
         warnings=warnings,

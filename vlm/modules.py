@@ -8,6 +8,22 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vlm.geometry import Geometry, TextShape, VisionShape
+from vlm.lora_scope import LoraNames
+
+LORA_NAMES = LoraNames(
+    text="text_model",
+    vision="vision_model",
+    connector="connector",
+    vision_targets=(
+        ("q_proj", "q_proj"),
+        ("k_proj", "k_proj"),
+        ("v_proj", "v_proj"),
+        ("o_proj", "out_proj"),
+        ("up_proj", "fc1"),
+        ("down_proj", "fc2"),
+    ),
+    connector_targets=("proj",),
+)
 
 Part = Literal["text", "embedding", "head", "vision", "connector"]
 

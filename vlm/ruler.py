@@ -45,12 +45,18 @@ class Limits:
 
 
 class TokenRuler:
-    """Measures conversations with one base model's processor."""
+    """Measures conversations with one base model's processor.
+
+    Attributes:
+        structural_ids: Tokens that are written around images.
+        seen_ids: Every token of a text that was measured.
+    """
 
     def __init__(self, processor: Any, family: Family) -> None:
         self._processor = processor
         self._rule = family.image_rule(processor)
         self.structural_ids = family.masked_token_ids(processor.tokenizer)
+        self.seen_ids: set[int] = set()
 
     def measure(
         self, messages: Sequence[Message], sides_px: Sequence[tuple[int, int]], *, enough_tokens: int | None = None
@@ -71,6 +77,7 @@ class TokenRuler:
         text = self.render(messages)
         out = self._processor.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         ids, offsets = out["input_ids"], out["offset_mapping"]
+        self.seen_ids.update(ids)
         image_tokens = sum(self._rule.num_tokens(height, width) for height, width in sides_px)
         tokens = len(ids) - len(sides_px) + image_tokens
         if enough_tokens is not None and tokens > enough_tokens:

@@ -10,29 +10,15 @@ from typing import Any
 import torch
 from PIL import Image
 
-from vlm.cutting import GRID, UPSCALE, Cutting
+from vlm.cutting import GRID, TILES_PER_PASS, UPSCALE, Cutting
 from vlm.family import Family, Pixels
 from vlm.image_options import ImageOptions, OptionRefused
 from vlm.lora_scope import LoraNames
+from vlm.modules import LORA_NAMES
 from vlm.padding import pad_tiles
 from vlm.pictures import as_picture
 
-TILES_PER_PASS = 8  # through the vision tower: 0.1 GB of activations at 512 px and SigLIP-B's width
 _PLACES = range(1, GRID + 1)
-_LORA_NAMES = LoraNames(
-    text="text_model",
-    vision="vision_model",
-    connector="connector",
-    vision_targets=(
-        ("q_proj", "q_proj"),
-        ("k_proj", "k_proj"),
-        ("v_proj", "v_proj"),
-        ("o_proj", "out_proj"),
-        ("up_proj", "fc1"),
-        ("down_proj", "fc2"),
-    ),
-    connector_targets=("proj",),
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +33,7 @@ class TiledFamily(Family):
     )
     end_token: str = "<end_of_utterance>"  # noqa: S105 - a token of text
     quantization_skip: tuple[str, ...] = ("model.vision_model", "model.connector", "lm_head")
-    lora: LoraNames = _LORA_NAMES
+    lora: LoraNames = LORA_NAMES
     text_layer: str = r".*text_model\.layers\.\d+"
     vision_tower: str = "model.vision_model"
     connector: str | None = "model.connector"

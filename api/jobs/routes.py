@@ -8,7 +8,7 @@ from fastapi.sse import EventSourceResponse
 
 from api.documents import problems
 from api.idempotency import Answer, KeyHeader, fingerprint, once
-from api.jobs import actions, batches, following, logs, records, service
+from api.jobs import actions, batches, following, logs, memory, records, service
 from api.jobs.log_pages import read_page
 from api.jobs.schemas import MAX_SEQ, JobBody, JobClone, JobRead, LogPage, LogQuery, read_item
 from api.listing import Cursor, Limit, Page, paged
@@ -67,6 +67,7 @@ def list_jobs(
 router.include_router(batches.router)  # before `/{job_id}`, which would take `batch` for an id
 router.include_router(actions.router)
 router.include_router(records.router)
+router.include_router(memory.router)
 
 
 @router.get("/{job_id}", responses=problems(NotFound))

@@ -133,6 +133,7 @@ class JobHyperparameters(BaseModel):
     neftune_alpha: float | Auto
     gradient_checkpointing: bool | Literal["selective"] | Auto
     activation_offload: bool | Auto
+    compact_memory: bool | Auto
     precision: Precision | Auto
     checkpoint_every: int | Auto
 
@@ -163,7 +164,9 @@ class JobRead(BaseModel):
     attempt: int
     adapter: str | None
     failure: JobFailure | None
-    plan: dict[str, Any] | None = Field(description="the memory plan, where one was made")
+    plan: dict[str, Any] | None = Field(
+        description="the peak of the memory plan, in bytes, when the job has loaded; GET /jobs/{id}/plan has all of it"
+    )
     peak_memory_bytes: int | None
     metadata: dict[str, str]
     created_at: datetime
@@ -224,7 +227,7 @@ def read_job(job: Job, work: Work, *, adapter: str | None, expected: Expectation
         progress=read_progress(job),
         adapter=adapter,
         failure=JobFailure.model_validate(work.failure) if work.failure else None,
-        plan=None,
+        plan=job.plan and job.plan["peak"],
         metadata=job.labels,
         **asdict(expected),
     )

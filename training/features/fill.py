@@ -8,10 +8,10 @@ import torch
 
 from core.child import Child
 from training.features.store import FeatureStore
+from training.passes import TOWER_TOKENS
 from training.vision import Tower
 from vlm.family import Family
 
-_PASS_TOKENS = 1024  # image tokens of one pass: 16 tiles of 64
 _TELL_EVERY_S = 15.0
 
 
@@ -80,7 +80,7 @@ class DroppedModule(torch.nn.Module):
 def _passes(names: Sequence[str], tokens: Mapping[str, int]) -> Iterator[list[str]]:
     some: list[str] = []
     for name in names:
-        if some and sum(tokens[each] for each in some) + tokens[name] > _PASS_TOKENS:
+        if some and sum(tokens[each] for each in some) + tokens[name] > TOWER_TOKENS:
             yield some
             some = []
         some.append(name)

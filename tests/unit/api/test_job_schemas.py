@@ -27,6 +27,7 @@ CHOICES = {
     "neftune_alpha": [0, 5],
     "gradient_checkpointing": [True, False, "selective"],
     "activation_offload": [True, False],
+    "compact_memory": [True, False],
     "precision": ["fp32", "fp16"],
     "checkpoint_every": [1],
 }

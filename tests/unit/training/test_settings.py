@@ -114,6 +114,13 @@ def test_a_gpu_gets_pages_and_offloading_as_asked():
     assert (schedule.optimizer, schedule.activation_offload, schedule.warnings) == ("paged_adamw_8bit", True, ())
 
 
+def test_memory_is_given_back_at_once_on_a_cpu_where_it_is_asked_for():
+    assert resolve(compact_memory=True).compact_memory
+    assert not resolve().compact_memory
+    asked = Hyperparameters(compact_memory=True)
+    assert not settings.resolve(asked, num_examples=8, precision="bf16", on_gpu=True, can_pack=True).compact_memory
+
+
 def test_a_warm_up_that_a_constant_rate_cannot_have_is_said_to_do_nothing():
     schedule = resolve(lr_scheduler="constant", warmup_ratio=0.1)
     assert (schedule.warmup_ratio, schedule.warmup_steps) == (0.0, 0)
