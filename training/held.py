@@ -47,10 +47,10 @@ class Held:
         parts |= self._libraries("training") | self._kernels()
         read = {"head", "text", "embedding"} | ({"vision", "connector"} if run.images else set())
         weights = self._weights(read=frozenset(read))
-        if run.is_cached:
+        if run.is_cached and run.device == "cpu":  # mapped from their files; a GPU gets those of a pass only
             parts["features"] = self._features()
-            if run.device == "cuda":
-                weights |= {"base.vision": 0} if run.method.train_connector else {"base.vision": 0, "base.connector": 0}
+        elif run.is_cached:
+            weights |= {"base.vision": 0} if run.method.train_connector else {"base.vision": 0, "base.connector": 0}
         return parts | weights
 
     def _libraries(self, phase: str) -> Parts:

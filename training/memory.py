@@ -79,10 +79,11 @@ def plan(run: PlannedRun, calibration: Calibration) -> MemoryPlan:
     """Return the memory of a run."""
     moments = Moments(run, calibration)
     on_cpu = run.device == "cpu"
+    low, high = calibration.compact if run.schedule.compact_memory or not on_cpu else calibration.fast
     return MemoryPlan(
         device=run.device,
-        low=calibration.low,
-        high=calibration.high,
+        low=low,
+        high=high,
         process=calibration.process if on_cpu else 0,
         source=calibration.source if on_cpu else "counted; not measured on a GPU",
         phases=tuple(

@@ -22,6 +22,9 @@ _QUANTIZING_BYTES = {"nf4": 10.8, "fp4": 10.8, "int8": 5.7, "none": 0}  # likewi
 _MASK_BYTES = 5  # of each pair of tokens: a truth value and a number
 
 
+_COMES_AND_GOES = ("activations", "batch", "logits", "pixels", "vision", "workspace")
+
+
 class Moments:
     """The moments of each phase of one run, on a CPU or a GPU."""
 
@@ -51,7 +54,7 @@ class Moments:
         yield still
         if self._run.is_cached:
             for tiles in {sum(image.tiles for image in some) for some in tower_passes(self._run.images)}:
-                yield still | self._tower(tiles)
+                yield self._kept(still | self._tower(tiles))
 
     def training(self) -> Iterator[Parts]:
         """Yield of each pass: looking at its images, the widest layer, the gradient of the head."""
@@ -59,9 +62,11 @@ class Moments:
         for each in set(self._run.passes):
             batch = {"batch": self._batch(each)}
             if not self._run.is_cached and each.tiles:
-                yield still | self._tower(each.tiles)
-            yield still | batch | {"activations": self._activations(each), "workspace": self._workspace(each)}
-            yield still | batch | {"activations": self._inputs(each), "logits": self._logits(each, _LOGITS_BACKWARD)}
+                yield self._kept(still | self._tower(each.tiles))
+            layer = {"activations": self._activations(each), "workspace": self._workspace(each)}
+            head = {"activations": self._inputs(each), "logits": self._logits(each, _LOGITS_BACKWARD)}
+            yield self._kept(still | batch | layer)
+            yield self._kept(still | batch | head)
 
     def evaluating(self) -> Iterator[Parts]:
         """Yield of each pass: looking at its images, the widest layer, the head."""
@@ -69,9 +74,17 @@ class Moments:
         for each in set(self._run.validation):
             batch = {"batch": self._batch(each)}
             if not self._run.is_cached and each.tiles:
-                yield still | self._tower(each.tiles)
-            yield still | batch | {"workspace": self._workspace(each)}
-            yield still | batch | {"logits": self._logits(each, _LOGITS_FORWARD)}
+                yield self._kept(still | self._tower(each.tiles))
+            yield self._kept(still | batch | {"workspace": self._workspace(each)})
+            yield self._kept(still | batch | {"logits": self._logits(each, _LOGITS_FORWARD)})
+
+    def _kept(self, parts: Parts) -> Parts:
+        """Add what the allocator keeps of what was freed."""
+        if self._run.device != "cpu" or self._run.schedule.compact_memory:
+            return parts
+        share = self._calibration.kept_share[self._run.method.resolved_quantization]
+        kept_bytes = round(share * sum(parts.get(name, 0) for name in _COMES_AND_GOES))
+        return parts | {"allocator": self._calibration.kept_always + kept_bytes}
 
     def _tower(self, tiles: int) -> Parts:
         """Return a pass of the frozen tower: pixels of all images, each and joined; activations of a few tiles."""

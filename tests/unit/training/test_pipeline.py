@@ -81,7 +81,10 @@ def test_a_run_tells_its_phases_its_settings_and_its_result(album, spec, run):
     assert resolved.provenance["base_model"]["revision"] == result["base_revision"]
     assert resolved.provenance["versions"]["trl"]
     assert any("7 tokens per image" in event.message for event in child_run.events if event.type == "log")
-    assert result["peak_memory_bytes"] > 0
+    (planned,) = [event.plan for event in child_run.events if event.type == "planned"]
+    assert [each["phase"] for each in planned["phases"]] == ["loading", "preparing", "training", "evaluating"]
+    assert set(result["peak_memory_by_phase"]) >= {each["phase"] for each in planned["phases"]}
+    assert result["peak_memory_bytes"] == max(result["peak_memory_by_phase"].values())
     assert 0 < result["supervised_tokens_ratio"] < 1
 
 
