@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from lensmith.client import Client
+from lensmith.memory_view import draw
 from lensmith.progress import watch
 from lensmith.reading import json_object
 from lensmith.terminal import AsJson, BaseModelName, ask, complain, err, out, show, speaks_http, table
@@ -164,6 +165,18 @@ def list_checkpoints(job_id: str, *, as_json: AsJson = False) -> None:
     columns = ("id", "step", "attempt", "size_bytes", "created_at")
     with Client() as client:
         table(iter(client.jobs.checkpoints(job_id)), columns, as_json=as_json)
+
+
+@jobs.command("plan")
+@speaks_http
+def show_plan(job_id: str, *, as_json: AsJson = False) -> None:
+    """Show where a job's memory goes, and what it held once it has finished."""
+    with Client() as client:
+        plan = client.jobs.plan(job_id)
+    if as_json or not out.is_terminal:
+        show(plan)
+    else:
+        draw(plan, out)
 
 
 @jobs.command("metrics")

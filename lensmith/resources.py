@@ -176,6 +176,7 @@ class MemoryPlan(_Value):
     device: str
     peak: dict[str, Any]
     phases: tuple[PhaseMemory, ...]
+    disk: dict[str, int]
     measured: dict[str, int] | None
     error: float | None
 

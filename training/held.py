@@ -5,6 +5,7 @@ from training.calibration import Calibration
 from training.planned_run import Parts, PlannedRun
 from training.weights import Stored, adapter_shapes, base_bytes, num_trained, optimizer_bytes
 
+_CHECKPOINTS = 2  # that a job keeps; each has the adapter and the optimizer's state
 _PAGES_BYTES = 64 * 1024  # that the kernel maps around a page of a file that is read
 
 
@@ -52,6 +53,11 @@ class Held:
         elif run.is_cached:
             weights |= {"base.vision": 0} if run.method.train_connector else {"base.vision": 0, "base.connector": 0}
         return parts | weights
+
+    def disk(self) -> Parts:
+        """Return what a run leaves on the disk: its images' features in the cache, the checkpoints that are kept."""
+        features = self._features() if self._run.is_cached else 0
+        return {"features": features, "checkpoints": _CHECKPOINTS * (self._trained + self._optimizer)}
 
     def _libraries(self, phase: str) -> Parts:
         return {"libraries": self._calibration.libraries[phase]} if self._run.device == "cpu" else {}

@@ -11,6 +11,7 @@ from typing import Any
 
 from core.events import Phase
 from training.calibration import Calibration
+from training.held import Held
 from training.moments import Moments
 from training.planned_run import Device, Parts, PlannedRun
 
@@ -39,15 +40,16 @@ class MemoryPlan:
     Attributes:
         low, high: The range around what is expected, as a share of it: how far measurements lay off.
         process: What an empty process holds, which is in no phase.
+        disk: What the run leaves there.
         source: Where what was measured comes from.
     """
 
     device: Device
-
     phases: tuple[PhaseMemory, ...]
     low: float
     high: float
     process: int
+    disk: Parts
     source: str
 
     @property
@@ -64,6 +66,7 @@ class MemoryPlan:
                 {"phase": each.phase.value, **self._range(each), "parts": {"process": self.process} | each.parts}
                 for each in self.phases
             ],
+            "disk": self.disk,
             "source": self.source,
         }
 
@@ -77,7 +80,8 @@ class MemoryPlan:
 
 def plan(run: PlannedRun, calibration: Calibration) -> MemoryPlan:
     """Return the memory of a run."""
-    moments = Moments(run, calibration)
+    held = Held(run, calibration)
+    moments = Moments(run, held, calibration)
     on_cpu = run.device == "cpu"
     low, high = calibration.compact if run.schedule.compact_memory or not on_cpu else calibration.fast
     return MemoryPlan(
@@ -85,6 +89,7 @@ def plan(run: PlannedRun, calibration: Calibration) -> MemoryPlan:
         low=low,
         high=high,
         process=calibration.process if on_cpu else 0,
+        disk=held.disk(),
         source=calibration.source if on_cpu else "counted; not measured on a GPU",
         phases=tuple(
             _largest(phase, parts)

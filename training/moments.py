@@ -28,10 +28,10 @@ _COMES_AND_GOES = ("activations", "batch", "logits", "pixels", "vision", "worksp
 class Moments:
     """The moments of each phase of one run, on a CPU or a GPU."""
 
-    def __init__(self, run: PlannedRun, calibration: Calibration) -> None:
+    def __init__(self, run: PlannedRun, held: Held, calibration: Calibration) -> None:
         self._run = run
         self._calibration = calibration
-        self._held = Held(run, calibration)
+        self._held = held
         self._text, self._vision = run.geometry.text, run.geometry.vision
         self._size = run.item_bytes
         self._checkpoints = run.schedule.gradient_checkpointing is not False

@@ -55,6 +55,7 @@ class MemoryPlanRead(BaseModel):
     device: str = Field(description="that it is a plan for: cpu or cuda")
     peak: Peak
     phases: list[PhaseMemory]
+    disk: dict[str, int] = Field(description="bytes that the run leaves: features in the cache, checkpoints")
     source: str = Field(description="where the figures come from that cannot be counted")
     measured: Measured | None
     error: float | None
@@ -135,6 +136,7 @@ def _read(job: Job, plan: dict[str, Any]) -> MemoryPlanRead:
         device=plan["device"],
         peak=Peak.model_validate(plan["peak"]),
         phases=[PhaseMemory(**phase, measured=by_phase.get(phase["phase"])) for phase in plan["phases"]],
+        disk=plan["disk"],
         source=plan["source"],
         measured=measured and Measured(peak=measured["peak_memory_bytes"], process=measured["empty_memory_bytes"]),
         error=_error(job),

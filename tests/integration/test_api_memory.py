@@ -1,8 +1,12 @@
 """`GET /jobs/{id}/plan` and `GET /stats/memory`."""
 
+import io
+
 import pytest
+from rich.console import Console
 
 from lensmith import Client
+from lensmith.memory_view import draw
 from models import job as jobs
 from models.states import WorkState
 from tests.integration.lifecycles import bring_to
@@ -20,7 +24,7 @@ def plan(expected_gb):
 
     phases = [phase("loading", expected_gb / 2), phase("training", expected_gb)]
     peak = {name: phases[1][name] for name in ("phase", "low", "expected", "high")}
-    return {"device": "cpu", "peak": peak, "phases": phases, "source": "a test"}
+    return {"device": "cpu", "peak": peak, "phases": phases, "disk": {"features": 5}, "source": "a test"}
 
 
 def held(peak_gb):
@@ -50,6 +54,7 @@ def test_a_running_job_shows_where_its_memory_goes(client, job):
     assert [each["phase"] for each in shown["phases"]] == ["loading", "training"]
     assert shown["phases"][1]["parts"] == {"process": GB, "base.text": 2 * GB}
     assert (shown["measured"], shown["error"], shown["phases"][1]["measured"]) == (None, None, None)
+    assert shown["disk"] == {"features": 5}
     assert client.get(f"/jobs/{job_id}").json()["plan"] == shown["peak"]
 
 
@@ -61,6 +66,20 @@ def test_a_finished_job_shows_what_it_held_beside_what_was_expected(client, job)
     assert [each["measured"] for each in shown["phases"]] == [GB, 3.5 * GB]
     with Client(http=client) as sdk:
         assert sdk.jobs.plan(job_id).error == pytest.approx(-0.2)
+
+
+def test_a_person_sees_at_a_glance_where_the_memory_goes(client, job):
+    job_id = job(WorkState.SUCCEEDED, plan=plan(2.0), measured=held(2.5))
+    console = Console(record=True, width=100, file=io.StringIO())
+    with Client(http=client) as sdk:
+        draw(sdk.jobs.plan(job_id), console)
+    lines = [" ".join(line.split()) for line in console.export_text().splitlines()]
+    assert lines[0] == (
+        "Peak 3.00 GB on cpu while training, between 2.80 GB and 3.40 GB; it held 3.50 GB (-20.0% planned)"
+    )
+    assert "training 3.00 GB 3.40 GB 3.50 GB" in lines
+    assert f"base.text {'█' * 32} 2.00 GB 67%" in lines
+    assert f"process {'█' * 16} 1.00 GB 33%" in lines
 
 
 def test_a_job_that_has_not_loaded_has_no_plan_yet(client, job):

@@ -83,6 +83,10 @@ def test_the_document_lets_one_see_where_memory_goes():
         assert sum(phase["parts"].values()) == phase["expected"], "nothing is left unsaid"
         assert phase["parts"]["process"] == calibration().process
     peak = max(document["phases"], key=lambda phase: phase["expected"])
+    assert document["disk"]["features"] == 64 * TILES * 64 * 576 * 2, (
+        "64 images, 64 tokens a tile, 576 numbers of 2 bytes"
+    )
+    assert document["disk"]["checkpoints"] > 0
     assert document["peak"] == {name: peak[name] for name in ("phase", "low", "expected", "high")}
 
 

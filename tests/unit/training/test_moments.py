@@ -8,6 +8,7 @@ import torch
 from tests.live import Live
 from training import adapter
 from training.calibration import calibration
+from training.held import Held
 from training.loss import score
 from training.moments import Moments
 from training.passes import ImageSize, Pass
@@ -51,6 +52,10 @@ def planned(method, one, *, precision, checkpointing, device="cpu", images=(), c
         num_shapes=1,
         images=images,
     )
+
+
+def moments_of(run):
+    return Moments(run, Held(run, calibration()), calibration())
 
 
 def largest(moments):
@@ -112,7 +117,7 @@ def test_a_step_takes_what_is_counted(folder, name):
     asked, one, precision, checkpointing = CASES[name]
     method = Method.model_validate({"type": "lora"} | asked)
     run = planned(method, one, precision=precision, checkpointing=checkpointing)
-    counted = largest(Moments(run, calibration()).training())
+    counted = largest(moments_of(run).training())
     assert counted == pytest.approx(
         lived(folder, method, one, precision=precision, checkpointing=checkpointing), rel=0.12
     )
@@ -136,7 +141,7 @@ def test_a_pass_through_the_tower_takes_what_is_counted(folder, tiles):
     cut = sum(tensor.nbytes for image in images for tensor in image.values())
     sizes = [ImageSize(tiles=1, tokens=67)] * tiles
     run = planned(Method(type="lora"), one_pass(), precision="bf16", checkpointing=False, images=sizes)
-    most = max(Moments(run, calibration()).preparing(), key=lambda parts: sum(parts.values()))
+    most = max(moments_of(run).preparing(), key=lambda parts: sum(parts.values()))
     assert most["pixels"] + most["vision"] == pytest.approx(live.peak + cut, rel=0.08)
 
 
@@ -146,7 +151,7 @@ def test_on_a_gpu_the_tower_is_gone_during_training_and_on_a_cpu_its_pages_stay(
     held = {}
     for device in ("cpu", "cuda"):
         run = planned(method, one_pass(), precision="bf16", checkpointing=False, device=device, images=sizes)
-        held[device] = next(Moments(run, calibration()).training())
+        held[device] = next(moments_of(run).training())
     assert held["cuda"]["base.vision"] == held["cuda"]["base.connector"] == 0
     assert held["cpu"]["base.vision"] > 10**7
     assert held["cpu"]["base.text, as published"] > held["cpu"]["base.text"] == held["cuda"]["base.text"]
@@ -157,13 +162,13 @@ def test_without_the_cache_every_pass_looks_at_its_images():
     one = Pass(rows=1, row_tokens=400, is_masked=False, labelled_tokens=8, tiles=5)
     sizes = [ImageSize(tiles=5, tokens=345)]
     run = planned(Method(), one, precision="bf16", checkpointing=False, images=sizes, cache=False)
-    moments = Moments(run, calibration())
+    moments = moments_of(run)
     assert any("pixels" in parts for parts in moments.training())
     assert not any("pixels" in parts for parts in moments.preparing())
 
 
 def test_the_allocator_keeps_a_share_unless_memory_is_given_back_at_once():
     run = planned(Method(), one_pass(), precision="bf16", checkpointing=False)
-    assert not any("allocator" in parts for parts in Moments(run, calibration()).training())
+    assert not any("allocator" in parts for parts in moments_of(run).training())
     kept = replace(run, schedule=replace(run.schedule, compact_memory=False))
-    assert all(parts["allocator"] > calibration().kept_always for parts in Moments(kept, calibration()).training())
+    assert all(parts["allocator"] > calibration().kept_always for parts in moments_of(kept).training())
