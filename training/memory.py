@@ -57,6 +57,11 @@ class MemoryPlan:
         """Return the phase that holds the most."""
         return max(self.phases, key=lambda each: each.total)
 
+    @property
+    def most_bytes(self) -> int:
+        """Return the upper end of the range of what the run holds, the empty process included."""
+        return self._range(self.peak)["high"]
+
     def document(self) -> dict[str, Any]:
         """Return the plan as JSON, in bytes; every figure of a phase and of the peak has the empty process in it."""
         return {

@@ -5,7 +5,6 @@ in `batching.py`, where images come from in `vision.py` and `features/`, what `a
 """
 
 import time
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,7 +13,7 @@ from transformers import set_seed
 
 from core.child import Child
 from core.errors import FailureCode, WorkFailed
-from core.events import Phase, Planned, Resolved
+from core.events import Phase, Resolved
 from training import adapter, checkpoint, checks, device, distributed, export, provenance, settings, trainer
 from training.card import Card
 from training.checkpoint import Checkpoint, Identity
@@ -23,18 +22,16 @@ from training.distributed import Group
 from training.encoding import Encoder
 from training.evaluate import Evaluator
 from training.features.choose import CacheRequest, choose
+from training.foresight import foresee
 from training.image_sizes import saving_sentence
 from training.images import ImageFolder
 from training.peaks import Phases
-from training.planned_run import Device
-from training.planning import plan_run
 from training.progress import Progress
 from training.recovery import Passes
-from training.sampler import epoch_order
 from training.saver import Saver
 from training.settings import Schedule
-from training.sizes import sizes_of
-from training.spec import TrainingSpec
+from training.sizes import images_of_run, sizes_of
+from training.spec import Hyperparameters, TrainingSpec
 from training.vision import CachedVision, Vision
 from vlm import catalog, loading
 from vlm.conversation import Example, read_examples
@@ -43,7 +40,6 @@ from vlm.loading import LoadedBase
 from vlm.measure import Measure
 from vlm.precision import Precision
 from vlm.ruler import Limits
-from vlm.shapes import geometry_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,12 +64,17 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """All that was settled before the first step."""
+    """All that was settled before the first step.
+
+    Attributes:
+        images: Tokens of every image that the run needs, by sha256, in the order in which it looks at them.
+    """
 
     model: Any
     encoder: Encoder
     train: tuple[Measure, ...]
     validation: tuple[Measure, ...]
+    images: dict[str, int]
     totals: checks.Totals
     schedule: Schedule
     request: CacheRequest
@@ -104,7 +105,7 @@ def _fine_tune(spec: TrainingSpec, child: Child, group: Group) -> dict[str, Any]
     phases.enter(Phase.PREPARING)
     prepared = _prepare(spec, child, loaded, resumed)  # 2
     with group.first_goes_ahead():
-        vision = _encode_images(spec, child, loaded, prepared)  # 3
+        vision = _encode_images(child, loaded, prepared)  # 3
     child = group.agreed(child)
     phases.enter(Phase.TRAINING)
     progress = _train(spec, child, loaded, prepared, vision, phases)  # 4
@@ -192,10 +193,16 @@ def _prepare(spec: TrainingSpec, child: Child, loaded: Loaded, resumed: Checkpoi
         can_pack=base.family.can_pack,
         no_features=request.refusal,
     )
+    asked = spec.hyperparameters
     if resumed is not None:
-        schedule = settings.continued(schedule, spec.hyperparameters, resumed.record.identity.hyperparameters)
+        saved = resumed.record.identity.hyperparameters
+        schedule = settings.continued(schedule, asked, saved)
+        asked = asked.model_copy(update={name: saved[name] for name in Hyperparameters.model_fields if name in saved})
     for warning in schedule.warnings:
         child.events.log(warning, level="warning")
+    images = images_of_run(loaded.train, loaded.validation, schedule, seed=spec.seed, encoder=encoder)
+    sizes = sizes_of((loaded.train, train), (loaded.validation, validation), images=images, encoder=encoder)
+    schedule = foresee(spec, base, asked, schedule, sizes, child=child)
     model = adapter.wrap(base, spec.method, name=loaded.name)
     image = base.family.image_settings(base.processor)
     settled = {
@@ -225,6 +232,7 @@ def _prepare(spec: TrainingSpec, child: Child, loaded: Loaded, resumed: Checkpoi
         encoder=encoder,
         train=train,
         validation=validation,
+        images=images,
         totals=totals,
         schedule=schedule,
         request=request,
@@ -235,51 +243,28 @@ def _prepare(spec: TrainingSpec, child: Child, loaded: Loaded, resumed: Checkpoi
     )
 
 
-def _encode_images(spec: TrainingSpec, child: Child, loaded: Loaded, prepared: Prepared) -> Vision:
+def _encode_images(child: Child, loaded: Loaded, prepared: Prepared) -> Vision:
     """Step 3: choose where images come from; with the feature cache every image is looked at here, once."""
     schedule = prepared.schedule
     if not schedule.feature_cache:
         reason = prepared.request.refusal or "hyperparameters.feature_cache is false"
         child.events.log(f"The feature cache is off: {reason}.")
-    examples = [*_examples_of_run(loaded.train, schedule, seed=spec.seed), *loaded.validation]
-    tokens = {name: prepared.encoder.image_tokens(name) for example in examples for name in example.images}
-    _plan_memory(spec, child, loaded, prepared, tokens)
     vision = choose(
         prepared.request,
         loaded.base,
         prepared.encoder,
         wants_cache=schedule.feature_cache,
         precision=schedule.precision,
-        tokens=tokens,
+        tokens=prepared.images,
         child=child,
     )
-    if schedule.feature_cache and tokens and not isinstance(vision, CachedVision):  # it was to be, and had no room
+    if (
+        schedule.feature_cache and prepared.images and not isinstance(vision, CachedVision)
+    ):  # it was to be, and had no room
         settled = prepared.settings["hyperparameters"] | {"feature_cache": False}
         document = prepared.settings | {"hyperparameters": settled}
         child.events.emit(Resolved(settings=document, provenance=prepared.provenance))
     return vision
-
-
-def _plan_memory(
-    spec: TrainingSpec, child: Child, loaded: Loaded, prepared: Prepared, images: Mapping[str, int]
-) -> None:
-    """Say what the run will hold, where the shape of the base is known and one process holds all of it."""
-    geometry = geometry_of(loaded.base.model.config.to_dict(), name=loaded.name)
-    if geometry is None or loaded.group.is_sharded or spec.resources.parallelism == "model":
-        return
-    splits = (loaded.train, prepared.train), (loaded.validation, prepared.validation)
-    sizes = sizes_of(*splits, images=images, encoder=prepared.encoder)
-    place: Device = "cuda" if device.has_gpu() else "cpu"
-    planned = plan_run(geometry, spec.method, prepared.schedule, sizes, device=place)
-    child.events.emit(Planned(plan=planned.document()))
-
-
-def _examples_of_run(train: Sequence[Example], schedule: Schedule, *, seed: int) -> list[Example]:
-    """Return the examples that the run will take: of less than an epoch, only those of its steps."""
-    if schedule.total_steps >= schedule.steps_per_epoch:
-        return list(train)
-    order = epoch_order(schedule.num_examples, seed=seed, epoch=0)
-    return [train[row] for row in order[: schedule.total_steps * schedule.batch_size]]
 
 
 def _train(

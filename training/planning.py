@@ -16,7 +16,7 @@ from vlm.modules import LORA_NAMES
 _MOST_STEPS = 200  # that are cut into passes; more show nothing new
 
 
-def plan_run(geometry: Geometry, method: Method, schedule: Schedule, sizes: Sizes, *, device: Device) -> MemoryPlan:
+def plan_run(geometry: Geometry, method: Method, schedule: Schedule, *, sizes: Sizes, device: Device) -> MemoryPlan:
     """Return what a run will hold on a device.
 
     Args:

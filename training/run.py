@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from core.child import Child, parse_arguments, run_child
-from core.process import calm_threads, compact_memory, die_with_parent, is_launched, leave, rank, use_gpus
+from core.process import calm_threads, die_with_parent, is_launched, leave, rank, use_gpus
 from training.spec import TrainingSpec
 
 
@@ -31,8 +31,6 @@ def work(child: Child) -> dict[str, Any]:
     """Fine-tune as the spec says and return the data of the result event."""
     spec = TrainingSpec.model_validate(child.spec)
     calm_threads()
-    if spec.hyperparameters.compact_memory is True:
-        compact_memory()
     use_gpus(rank() * spec.resources.gpus_per_process, count=spec.resources.gpus_per_process)
     from training.pipeline import fine_tune  # late: torch takes seconds, and the supervisor waits for `hello`
 

@@ -8,7 +8,6 @@ from benchmarks.memory_grid.cases import Case
 from benchmarks.memory_grid.figures import Figures
 from core.child import Child
 from core.events import ChildEvent, Emitter, Planned
-from core.process import compact_memory
 from training import pipeline
 from training.spec import Hyperparameters, Method, TrainingSpec
 from vlm import geometry, untrained
@@ -53,8 +52,6 @@ def run(case: Case, base: Path, dataset: Path, scratch: Path) -> Figures:
         features_dir=scratch / "features",
         features_bytes=_FEATURES_BYTES,
     )
-    if case.compact:
-        compact_memory()
     staging = scratch / "staging"
     staging.mkdir()
     listener = _Listener()

@@ -30,7 +30,7 @@ def planned(base, method, *, text_tokens, labelled, num_examples=64, device="cud
     image = ImageSize(tiles=TILES, tokens=TILES * (geometry.tokens_per_tile + 2) + 6)
     sizes = [Size(tokens=image.tokens + text_tokens, labelled_tokens=labelled, tiles=TILES)] * num_examples
     whole = Sizes(train=sizes, validation=sizes[:validation], images=[image] * num_examples)
-    return plan_run(geometry, Method.model_validate(method), schedule, whole, device=device)
+    return plan_run(geometry, Method.model_validate(method), schedule, sizes=whole, device=device)
 
 
 def logits_of_every_token(base, *, tokens):
@@ -127,10 +127,10 @@ def test_the_heaviest_examples_may_meet_in_one_pass():
         can_pack=True,
     )
     plan = plan_run(
-        find("smolvlm-256m"), Method(), schedule, Sizes(train=sizes, validation=[], images=[]), device="cpu"
+        find("smolvlm-256m"), Method(), schedule, sizes=Sizes(train=sizes, validation=[], images=[]), device="cpu"
     )
     apart = plan_run(
-        find("smolvlm-256m"), Method(), schedule, Sizes(train=sizes[:4], validation=[], images=[]), device="cpu"
+        find("smolvlm-256m"), Method(), schedule, sizes=Sizes(train=sizes[:4], validation=[], images=[]), device="cpu"
     )
     assert plan.peak.parts["batch"] == apart.peak.parts["batch"], "1,000 tokens with padding, one way or the other"
 

@@ -1,0 +1,112 @@
+"""The ladder: what is left to us is chosen so that a run fits a budget, and what cannot fit says what would do."""
+
+import re
+
+import pytest
+
+from core.errors import FailureCode, WorkFailed
+from training import pipeline
+from training.fit import fit
+from training.passes import ImageSize, Size, Sizes
+from training.planning import plan_run
+from training.settings import resolve
+from training.spec import Hyperparameters, Method
+from vlm.geometry import find
+
+SIZES = Sizes(
+    train=[Size(tokens=1200, labelled_tokens=20, tiles=13)] * 64,
+    validation=[Size(tokens=1200, labelled_tokens=20, tiles=13)] * 8,
+    images=[ImageSize(tiles=13, tokens=860)] * 64,
+)
+
+
+@pytest.fixture
+def fitted():
+    """Fit a run of SmolVLM-500M over 64 long examples."""
+
+    def fitted(budget_gb, *, on_gpu=False, **asked):
+        asked = Hyperparameters.model_validate({"batch_size": 16, "precision": "bf16"} | asked)
+        schedule = resolve(asked, num_examples=64, precision="bf16", on_gpu=on_gpu, can_pack=True)
+
+        def plan_of(changed):
+            device = "cuda" if on_gpu else "cpu"
+            return plan_run(find("smolvlm-500m"), Method(r=64), changed, sizes=SIZES, device=device)
+
+        return fit(asked, schedule, budget_gb=budget_gb, plan_of=plan_of, on_gpu=on_gpu)
+
+    return fitted
+
+
+def smallest(fitted, **asked):
+    """Return the smallest budget that is offered to a run which cannot have 0.1 GB."""
+    with pytest.raises(WorkFailed) as failed:
+        fitted(0.1, **asked)
+    assert failed.value.code is FailureCode.OUT_OF_MEMORY
+    assert not failed.value.retryable
+    return float(re.search(r"memory_gb of ([\d.]+)", failed.value.remedy)[1])
+
+
+def test_what_fits_is_left_as_it_is(fitted):
+    found = fitted(100)
+    assert found.choices == ()
+    assert not found.schedule.gradient_checkpointing
+    assert found.schedule.optimizer == "adamw"
+
+
+def test_rungs_are_taken_one_after_the_other_and_only_as_far_as_needed(fitted):
+    whole = fitted(100).plan.most_bytes / 1e9
+    found = fitted(whole - 0.01)
+    assert len(found.choices) == 1
+    assert "computed again" in found.choices[0]
+    assert found.schedule.gradient_checkpointing is True
+    assert found.plan.most_bytes <= (whole - 0.01) * 1e9
+
+
+def test_the_smallest_budget_that_is_named_does(fitted):
+    least = smallest(fitted)
+    found = fitted(least)
+    assert found.plan.most_bytes <= least * 1e9
+    assert (found.schedule.optimizer, found.schedule.compact_memory) == ("adamw_8bit", True)
+    assert found.schedule.micro_batch_size == 1
+    assert found.schedule.batch_size == 16, "the learning problem stays what it is"
+    with pytest.raises(WorkFailed):
+        fitted(least - 0.1)
+
+
+def test_what_the_job_asks_for_is_not_changed(fitted):
+    asked = {"gradient_checkpointing": False, "optimizer": "adamw", "micro_batch_size": 4, "compact_memory": False}
+    assert smallest(fitted, **asked) > smallest(fitted)
+    assert fitted(smallest(fitted, **asked), **asked).choices == ()
+
+
+def test_a_gpu_has_an_allocator_of_its_own(fitted):
+    assert not fitted(smallest(fitted, on_gpu=True), on_gpu=True).schedule.compact_memory
+
+
+def test_the_failure_says_where_the_memory_goes(fitted):
+    with pytest.raises(WorkFailed, match=r"does not fit resources\.memory_gb 0\.1: .* may hold [\d.]+ GB while"):
+        fitted(0.1)
+
+
+def test_a_run_fits_itself_and_says_what_it_chose(album, spec, run):
+    album.colours(8, 3)
+    asked = {"hyperparameters": {"max_steps": 2, "batch_size": 4}, "seed": 1}
+    free, bound = run("free"), run("bound")
+    pipeline.fine_tune(spec(**asked), free.child)
+    (plan,) = [event.plan for event in free.events if event.type == "planned"]
+    budget = (plan["peak"]["high"] - 1) / 1e9
+    pipeline.fine_tune(spec(**asked, resources={"memory_gb": budget}), bound.child)
+    (resolved,) = [event.settings["hyperparameters"] for event in bound.events if event.type == "resolved"]
+    assert resolved["gradient_checkpointing"] is True
+    assert any("computed again" in event.message for event in bound.events if event.type == "log")
+    assert [each["loss"] for each in bound.metrics if "loss" in each] == pytest.approx(
+        [each["loss"] for each in free.metrics if "loss" in each], rel=1e-4
+    )
+
+
+def test_a_run_that_cannot_fit_ends_before_its_first_step(album, spec, run):
+    album.colours(8)
+    child_run = run()
+    with pytest.raises(WorkFailed, match=r"does not fit resources\.memory_gb 0\.2"):
+        pipeline.fine_tune(spec(resources={"memory_gb": 0.2}), child_run.child)
+    assert child_run.metrics == []
