@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 
 from core.events import Emitter
+from core.free_memory import free_bytes, resident_bytes
 from vlm.loading import DTYPES, preferred_dtype
 from vlm.precision import Precision
 
@@ -34,3 +35,14 @@ def describe() -> str:
     if has_gpu():
         return f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"
     return f"CPU {platform.machine()}, {torch.get_num_threads()} threads"
+
+
+def memory_bytes() -> int | None:
+    """Return what this run may hold at most, as things stand: on its GPU what is free, else this process and what is free.
+
+    None where nobody says.
+    """
+    if has_gpu():
+        return torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()
+    free = free_bytes()
+    return None if free is None else free + resident_bytes()

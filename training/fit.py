@@ -23,7 +23,7 @@ PlanOf = Callable[[Schedule], MemoryPlan]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fitted:
-    """A schedule that fits.
+    """A schedule, and what it holds.
 
     Attributes:
         choices: What was chosen for memory's sake, a sentence each, with what it gains.
@@ -33,9 +33,13 @@ class Fitted:
     plan: MemoryPlan
     choices: tuple[str, ...]
 
+    def fits(self, budget_gb: float) -> bool:
+        """Tell whether a budget is enough."""
+        return self.plan.most_bytes <= budget_gb * _GB
+
 
 def fit(asked: Hyperparameters, schedule: Schedule, *, budget_gb: float, plan_of: PlanOf, on_gpu: bool) -> Fitted:
-    """Return a schedule whose plan stays below a budget at its upper end.
+    """Return a schedule whose plan stays below a budget at its upper end, or comes as near to it as it can.
 
     Args:
         asked: What the job says; only what is `"auto"` there is changed.
@@ -43,9 +47,6 @@ def fit(asked: Hyperparameters, schedule: Schedule, *, budget_gb: float, plan_of
         budget_gb: What the run may hold, in 10^9 bytes; on a CPU the whole process.
         plan_of: The memory of a run with another schedule.
         on_gpu: Whether it runs on one.
-
-    Raises:
-        WorkFailed: `out_of_memory`, with the smallest budget that would do.
     """
     plan, choices = plan_of(schedule), list[str]()
     for changed, words in _ladder(asked, schedule, on_gpu=on_gpu):
@@ -55,8 +56,6 @@ def fit(asked: Hyperparameters, schedule: Schedule, *, budget_gb: float, plan_of
         less = plan_of(schedule)
         choices.append(f"{words}: {_gb(plan.most_bytes)} becomes {_gb(less.most_bytes)} of {budget_gb:g} GB.")
         plan = less
-    if plan.most_bytes > budget_gb * _GB:
-        raise _too_large(plan, budget_gb)
     return Fitted(schedule=schedule, plan=plan, choices=tuple(choices))
 
 
@@ -88,7 +87,8 @@ def _halve(schedule: Schedule) -> dict[str, Any]:
     }
 
 
-def _too_large(plan: MemoryPlan, budget_gb: float) -> WorkFailed:
+def too_large(plan: MemoryPlan, budget_gb: float) -> WorkFailed:
+    """Return the failure of a run that holds more than its budget after every rung, with the smallest one that would do."""
     needed = math.ceil(plan.most_bytes / _GB / _STEP_GB) * _STEP_GB
     part, size = max(plan.peak.parts.items(), key=lambda each: each[1])
     return WorkFailed(

@@ -1,4 +1,4 @@
-"""What a run will hold, said before its first step, and made to fit where a budget is given."""
+"""What a run will hold, said before its first step, and made to fit its budget: what it was given, else what is free."""
 
 from functools import partial
 
@@ -6,7 +6,7 @@ from core.child import Child
 from core.events import Planned
 from core.process import compact_memory
 from training import device
-from training.fit import fit
+from training.fit import Fitted, fit, too_large
 from training.passes import Sizes
 from training.planned_run import Device
 from training.planning import plan_run
@@ -19,7 +19,7 @@ from vlm.shapes import geometry_of
 def foresee(
     spec: TrainingSpec, base: LoadedBase, asked: Hyperparameters, schedule: Schedule, sizes: Sizes, *, child: Child
 ) -> Schedule:
-    """Return the schedule, changed where it has to fit `resources.memory_gb`; tells the plan and each choice.
+    """Return the schedule, changed where memory is short; tells the plan and each choice.
 
     Args:
         spec: The run.
@@ -30,7 +30,7 @@ def foresee(
         child: Hears it.
 
     Raises:
-        WorkFailed: `out_of_memory`: it cannot fit.
+        WorkFailed: `out_of_memory`: it cannot fit `resources.memory_gb`. What is free may change, so there it is tried.
     """
     geometry, budget_gb = geometry_of(base.model.config.to_dict(), name=spec.base_model), spec.resources.memory_gb
     if geometry is None or spec.resources.is_sharded or spec.resources.parallelism == "model":
@@ -38,15 +38,24 @@ def foresee(
             why = "what this run holds cannot be planned (another family, or layers on several devices)"
             child.events.log(f"resources.memory_gb is not heeded: {why}.", level="warning")
         return schedule
-    place: Device = "cuda" if device.has_gpu() else "cpu"
+    on_gpu = device.has_gpu()
+    place: Device = "cuda" if on_gpu else "cpu"
     plan_of = partial(plan_run, geometry, spec.method, sizes=sizes, device=place)
-    planned = plan_of(schedule)
-    if budget_gb is not None:
-        fitted = fit(asked, schedule, budget_gb=budget_gb, plan_of=plan_of, on_gpu=place == "cuda")
-        for choice in fitted.choices:
-            child.events.log(choice)
-        schedule, planned = fitted.schedule, fitted.plan
-    child.events.emit(Planned(plan=planned.document()))
-    if schedule.compact_memory:
+    available = device.memory_bytes()
+    limit_gb = budget_gb if budget_gb is not None else None if available is None else round(available / 1e9, 2)
+    fitted = Fitted(schedule=schedule, plan=plan_of(schedule), choices=())
+    if limit_gb is not None:
+        fitted = fit(asked, schedule, budget_gb=limit_gb, plan_of=plan_of, on_gpu=on_gpu)
+    child.events.emit(Planned(plan=fitted.plan.document()))
+    for choice in fitted.choices:
+        child.events.log(choice)
+    if limit_gb is not None and not fitted.fits(limit_gb):
+        if budget_gb is not None:
+            raise too_large(fitted.plan, budget_gb)
+        child.events.log(
+            f"The run may hold {fitted.plan.most_bytes / 1e9:.2f} GB, and {limit_gb:g} GB are free; it is tried all the same.",
+            level="warning",
+        )
+    if fitted.schedule.compact_memory:
         compact_memory()
-    return schedule
+    return fitted.schedule

@@ -6,7 +6,7 @@ import pytest
 
 from core.errors import FailureCode, WorkFailed
 from training import pipeline
-from training.fit import fit
+from training.fit import fit, too_large
 from training.passes import ImageSize, Size, Sizes
 from training.planning import plan_run
 from training.settings import resolve
@@ -32,7 +32,10 @@ def fitted():
             device = "cuda" if on_gpu else "cpu"
             return plan_run(find("smolvlm-500m"), Method(r=64), changed, sizes=SIZES, device=device)
 
-        return fit(asked, schedule, budget_gb=budget_gb, plan_of=plan_of, on_gpu=on_gpu)
+        found = fit(asked, schedule, budget_gb=budget_gb, plan_of=plan_of, on_gpu=on_gpu)
+        if not found.fits(budget_gb):
+            raise too_large(found.plan, budget_gb)
+        return found
 
     return fitted
 
@@ -110,3 +113,18 @@ def test_a_run_that_cannot_fit_ends_before_its_first_step(album, spec, run):
     with pytest.raises(WorkFailed, match=r"does not fit resources\.memory_gb 0\.2"):
         pipeline.fine_tune(spec(resources={"memory_gb": 0.2}), child_run.child)
     assert child_run.metrics == []
+
+
+def test_without_a_budget_a_run_fits_itself_into_what_is_free(album, spec, run, monkeypatch):
+    album.colours(8)
+    asked = {"hyperparameters": {"max_steps": 1, "batch_size": 4}}
+    told = {}
+    for name, free in (("roomy", 10**12), ("short", 1), ("unknown", None)):
+        monkeypatch.setattr("training.device.memory_bytes", lambda free=free: free)
+        child_run = run(name)
+        pipeline.fine_tune(spec(**asked), child_run.child)
+        told[name] = [event.message for event in child_run.events if event.type == "log"]
+    assert any("it is tried all the same" in message for message in told["short"])
+    assert any("computed again" in message for message in told["short"])
+    for name in ("roomy", "unknown"):
+        assert not any("computed again" in message for message in told[name])
