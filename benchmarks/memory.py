@@ -46,10 +46,9 @@ def main() -> None:
     print(_table(runs))
     if options.fit:
         source = f"benchmarks.memory, {len(runs)} runs, {datetime.now(UTC):%Y-%m-%d}"
-        FILE.write_text(
-            fitted([run for case, run in runs if case.compact], calibration(), source=source).model_dump_json(indent=2)
-            + "\n"
-        )
+        compact, kept = ([run for case, run in runs if case.compact is way] for way in (True, False))
+        found = fitted(compact, kept, calibration(), source=source)
+        FILE.write_text(found.model_dump_json(indent=2) + "\n")
 
 
 def _measured(cases: Sequence[Case]) -> Iterator[Run]:

@@ -28,7 +28,7 @@ class Held:
 
     def loading(self) -> Parts:
         """Return what is held when the base is loaded."""
-        return self._libraries("loading") | self._weights(read=frozenset())
+        return self._libraries("loading") | self._weights(read=frozenset()) | self._cast()
 
     def preparing(self) -> Parts:
         """Return what is held while images are looked at before the first step."""
@@ -90,6 +90,15 @@ class Held:
                 pages = run.distinct_tokens * max(_PAGES_BYTES, run.geometry.text.hidden * run.item_bytes)
                 parts["embedding"] = min(parts["embedding"], pages)
         return {f"base.{part}": size for part, size in parts.items()}
+
+    def _cast(self) -> Parts:
+        """Return the pages of the file, where all of it is read to be held in another precision."""
+        run = self._run
+        if run.device != "cpu" or run.schedule.precision == run.geometry.precision:
+            return {}
+        item_bytes = FLOAT_BYTES if run.geometry.precision == "fp32" else 2
+        published = Stored(quantization="none", double=False, item_bytes=item_bytes)
+        return {"base, as published": sum(base_bytes(run.modules, published).values())}
 
     def _features(self) -> int:
         """Return what is kept of all images: what the connector makes of them, or takes where it is trained."""

@@ -22,7 +22,7 @@ _QUANTIZING_BYTES = {"nf4": 10.8, "fp4": 10.8, "int8": 5.7, "none": 0}  # likewi
 _MASK_BYTES = 5  # of each pair of tokens: a truth value and a number
 
 
-_COMES_AND_GOES = ("activations", "batch", "logits", "pixels", "vision", "workspace")
+COMES_AND_GOES = ("activations", "batch", "logits", "pixels", "vision", "workspace")
 
 
 class Moments:
@@ -60,8 +60,8 @@ class Moments:
         """Yield of each pass: looking at its images, the widest layer, the gradient of the head."""
         still = self._held.training()
         for each in set(self._run.passes):
-            batch = {"batch": self._batch(each)}
-            if not self._run.is_cached and each.tiles:
+            batch = {"batch": self._batch(each)} | self._trained_tower(each)
+            if self._looks_apart(each):
                 yield self._kept(still | self._tower(each.tiles))
             layer = {"activations": self._activations(each), "workspace": self._workspace(each)}
             head = {"activations": self._inputs(each), "logits": self._logits(each, _LOGITS_BACKWARD)}
@@ -83,7 +83,7 @@ class Moments:
         if self._run.device != "cpu" or self._run.schedule.compact_memory:
             return parts
         share = self._calibration.kept_share[self._run.method.resolved_quantization]
-        kept_bytes = round(share * sum(parts.get(name, 0) for name in _COMES_AND_GOES))
+        kept_bytes = round(share * sum(parts.get(name, 0) for name in COMES_AND_GOES))
         return parts | {"allocator": self._calibration.kept_always + kept_bytes}
 
     def _tower(self, tiles: int) -> Parts:
@@ -95,6 +95,24 @@ class Moments:
         widest = some * vision.patches * (2 * vision.intermediate + 3 * vision.hidden) * size
         seen = tiles * vision.patches * vision.hidden * size
         return {"pixels": pixels + cast, "vision": widest + seen}
+
+    def _looks_apart(self, each: Pass) -> bool:
+        """Tell whether the images of a pass go through a frozen tower before it."""
+        return each.tiles > 0 and not self._run.is_cached and not self._run.method.train_vision
+
+    def _trained_tower(self, each: Pass) -> Parts:
+        """Return what a tower that is trained keeps for its gradient: inputs of its adapted layers, norms, attention."""
+        if not self._run.method.train_vision:
+            return {}
+        vision, size = self._vision, self._size
+        copies = 1 if self._run.schedule.precision == "fp32" else 5  # of the input that LoRA's layers share in fp32
+        of_layer = (copies * vision.hidden + vision.intermediate) * size  # LoRA's inputs
+        of_layer += 2 * vision.hidden * FLOAT_BYTES + (4 * vision.hidden + vision.intermediate) * size
+        layers = of_layer * (1 if self._checkpoints else vision.layers)
+        inputs = vision.layers * vision.hidden * size if self._checkpoints else 0
+        area = vision.side_px**2
+        pixels = each.tiles * area * (_COLOURS * (FLOAT_BYTES + size) + _INT_BYTES)
+        return {"vision": each.tiles * vision.patches * (layers + inputs), "pixels": pixels}
 
     def _activations(self, each: Pass) -> int:
         """Return what a pass keeps when its last layer is at work."""

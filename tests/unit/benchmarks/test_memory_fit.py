@@ -21,12 +21,14 @@ def made(truth, now, *, shapes, counted_mb):
         phase("loading", now.libraries["loading"], 50),
         phase("preparing", now.libraries["preparing"], 60),
         phase("training", now.libraries["training"], counted_mb, shapes),
+        phase("evaluating", now.libraries["training"], 70, shapes),
     ]
     held = {
         "loading": 50 * MB + truth.libraries["loading"],
         "preparing": 60 * MB + truth.libraries["preparing"],
         "training": counted_mb * MB + truth.libraries["training"] + shapes * truth.kernels_per_shape,
     }
+    held["evaluating"] = held["training"] - (counted_mb - 70) * MB
     peaks = {name: truth.process + above for name, above in held.items()}
     return Figures(
         plan={"peak": {"phase": "training"}, "phases": phases},
@@ -41,7 +43,7 @@ def test_what_runs_were_made_from_is_found_again():
     libraries = {"loading": 11 * MB, "preparing": 33 * MB, "training": 77 * MB}
     truth = now.model_copy(update={"process": 999 * MB, "libraries": libraries, "kernels_per_shape": 9 * MB})
     runs = [made(truth, now, shapes=shapes, counted_mb=mb) for shapes, mb in ((2, 300), (5, 400), (9, 900))]
-    found = fitted(runs, now, source="a test")
+    found = fitted(runs, [], now, source="a test")
     assert found.process == truth.process
     assert found.libraries == pytest.approx(libraries, abs=2)
     assert found.kernels_per_shape == pytest.approx(truth.kernels_per_shape, abs=2)
