@@ -14,6 +14,7 @@ from transformers import set_seed
 from core.child import Child
 from core.errors import FailureCode, WorkFailed
 from core.events import Phase, Resolved
+from core.process import compact_memory
 from training import adapter, checkpoint, checks, device, distributed, export, provenance, settings, trainer
 from training.card import Card
 from training.checkpoint import Checkpoint, Identity
@@ -98,6 +99,8 @@ def fine_tune(spec: TrainingSpec, child: Child) -> dict[str, Any]:
 def _fine_tune(spec: TrainingSpec, child: Child, group: Group) -> dict[str, Any]:
     began = time.perf_counter()
     set_seed(spec.seed)
+    if spec.hyperparameters.compact_memory is True:
+        compact_memory()  # before anything large is loaded; `foresee` may choose it later
     phases = Phases(child)
     resumed = _find_checkpoint(spec, child, group)
     phases.enter(Phase.LOADING)
