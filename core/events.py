@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from core.errors import FailureCode
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 SILENCE_S = 10.0  # after which a child says that it goes on
 
 

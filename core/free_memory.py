@@ -18,6 +18,13 @@ def free_bytes(*, meminfo: Path = _MEMINFO, cgroups: Path = _CGROUPS, membership
     return min(known, default=None)
 
 
+def limit_bytes(*, cgroups: Path = _CGROUPS, membership: Path = _MEMBERSHIP) -> int:
+    """Return what this machine has, or the smallest limit of a control group that we are in."""
+    limits = [_lines(place / "memory.max") for place in _places(cgroups, membership)]
+    known = [int(lines[0]) for lines in limits if lines and lines[0].isdigit()]
+    return min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *known])
+
+
 def resident_bytes(*, statm: Path = _STATM) -> int:
     """Return what this process holds itself, pages of files included; 0 where nobody says."""
     lines = _lines(statm)
@@ -34,14 +41,18 @@ def _available(meminfo: Path) -> int | None:
 
 def _left(cgroups: Path, membership: Path) -> list[int | None]:
     """Return what is left to our group, and to each one around it."""
+    return [_left_to(place) for place in _places(cgroups, membership)]
+
+
+def _places(cgroups: Path, membership: Path) -> set[Path]:
+    """Return the folders of our group and of all around it."""
     names = [line.removeprefix(_PREFIX) for line in _lines(membership) if line.startswith(_PREFIX)]
-    places = {
+    return {
         place
         for name in names
         for place in (cgroups / name, *(cgroups / name).parents)
         if cgroups in (place, *place.parents)
     }
-    return [_left_to(place) for place in places]
 
 
 def _left_to(group: Path) -> int | None:

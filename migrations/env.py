@@ -12,6 +12,7 @@ import models.dataset
 import models.event
 import models.idempotency
 import models.job
+import models.memory_limit
 import models.upload
 import models.work
 import models.worker  # noqa: F401 - importing registers the tables

@@ -116,16 +116,22 @@ def pause(session: Session, claimed: Claim) -> bool:
     return end_attempt(session, claimed.work_id, ending, fence=claimed.fence)
 
 
-def try_again(session: Session, claimed: Claim, failure: dict[str, Any], *, max_attempts: int, retry_s: float) -> bool:
+def try_again(
+    session: Session, claimed: Claim, failure: dict[str, Any], *, max_attempts: int | None, retry_s: float
+) -> bool:
     """Queue work whose attempt failed for a reason that may pass; False: it has had its attempts, or fenced.
+
+    Without a bound the failure does not count: the next attempt is another one, and who calls bounds their number.
 
     Work that was asked to pause is paused instead. The wait grows four-fold with each failure in a row; `gained` begins
     the count anew.
     """
-    failed = session.exec(select(Work.failed_attempts).where(Work.id == claimed.work_id)).one() + 1
-    if failed >= max_attempts:
-        return False
-    wait_s = min(retry_s * 4 ** (failed - 1), LONGEST_WAIT_S)
+    failed = session.exec(select(Work.failed_attempts).where(Work.id == claimed.work_id)).one()
+    if max_attempts is not None:
+        failed += 1
+        if failed >= max_attempts:
+            return False
+    wait_s = min(retry_s * 4 ** max(0, failed - 1), LONGEST_WAIT_S)
     again = Ending(
         target=WorkState.QUEUED,
         message=f"{failure['detail']} It is tried again in {wait_s:g} s (attempt {claimed.attempt} failed).",

@@ -72,18 +72,27 @@ class Evaluator:
         return Evaluation(loss=loss / all_tokens, token_accuracy=all_correct / all_tokens, num_tokens=int(all_tokens))
 
     def _scores(self, model: Any, micro_batch: MicroBatch, check_stop: Callable[[], None]) -> Iterator[Score]:
-        """Yield the score of a micro-batch; those of its parts, where memory does not hold it. Then later ones are cut, too."""
-        attempted = Attempted.of(micro_batch, self.lengths)
-        examples = [example for row in micro_batch for example in row]
-        budget = self.passes.budget
-        parts = [micro_batch] if attempted.fits(budget) else plan(examples, self.lengths, budget)
-        for part in parts:
+        """Yield the score of a micro-batch; those of its parts, where memory does not hold it. Then later ones are cut, too.
+
+        Several processes must ask equally often, so with others a want of memory ends the run.
+        """
+        if self.group.size > 1:
+            check_stop()
+            yield self._score(model, micro_batch)
+            return
+        waiting = [micro_batch]
+        while waiting:
+            part = waiting.pop(0)
+            if not Attempted.of(part, self.lengths).fits(self.passes.budget):
+                examples = [example for row in part for example in row]
+                waiting = [*plan(examples, self.lengths, self.passes.budget), *waiting]
+                continue
             check_stop()
             with out_of_memory() as memory:
                 scored = self._score(model, part)
             if memory.caught:
-                self.passes.shrink(Attempted.of(part, self.lengths), doing="validating")
-                yield from self._scores(model, part, check_stop)
+                self.passes.shrink(Attempted.of(part, self.lengths), doing="validating", keeps_activations=False)
+                waiting.insert(0, part)
             else:
                 yield scored
 

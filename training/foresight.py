@@ -1,12 +1,14 @@
 """What a run will hold, said before its first step, and made to fit its budget: what it was given, else what is free."""
 
-from functools import partial
+from dataclasses import replace
 
 from core.child import Child
 from core.events import Planned
 from core.process import compact_memory
 from training import device
 from training.fit import Fitted, fit, too_large
+from training.memory import MemoryPlan
+from training.pass_limit import PassLimit
 from training.passes import Sizes
 from training.planned_run import Device
 from training.planning import plan_run
@@ -32,7 +34,8 @@ def foresee(
     Raises:
         WorkFailed: `out_of_memory`: it cannot fit `resources.memory_gb`. What is free may change, so there it is tried.
     """
-    geometry, budget_gb = geometry_of(base.model.config.to_dict(), name=spec.base_model), spec.resources.memory_gb
+    geometry = geometry_of(base.model.config.to_dict(), name=spec.base_model, published=base.published)
+    budget_gb = spec.resources.memory_gb
     if geometry is None or spec.resources.is_sharded or spec.resources.parallelism == "model":
         if budget_gb is not None:
             why = "what this run holds cannot be planned (another family, or layers on several devices)"
@@ -40,22 +43,48 @@ def foresee(
         return schedule
     on_gpu = device.has_gpu()
     place: Device = "cuda" if on_gpu else "cpu"
-    plan_of = partial(plan_run, geometry, spec.method, sizes=sizes, device=place)
-    available = device.memory_bytes()
-    limit_gb = budget_gb if budget_gb is not None else None if available is None else round(available / 1e9, 2)
+
+    def plan_of(tried: Schedule) -> MemoryPlan:
+        return plan_run(geometry, spec.method, _within(spec.pass_limit, tried), sizes=sizes, device=place)
+
+    limit_gb = budget_gb if budget_gb is not None else _free_gb(spec)
     fitted = Fitted(schedule=schedule, plan=plan_of(schedule), choices=())
     if limit_gb is not None:
         fitted = fit(asked, schedule, budget_gb=limit_gb, plan_of=plan_of, on_gpu=on_gpu)
-    child.events.emit(Planned(plan=fitted.plan.document()))
-    for choice in fitted.choices:
-        child.events.log(choice)
+    _tell(fitted, child)
     if limit_gb is not None and not fitted.fits(limit_gb):
         if budget_gb is not None:
             raise too_large(fitted.plan, budget_gb)
-        child.events.log(
-            f"The run may hold {fitted.plan.most_bytes / 1e9:.2f} GB, and {limit_gb:g} GB are free; it is tried all the same.",
-            level="warning",
-        )
+        held = f"The run may hold {fitted.plan.most_bytes / 1e9:.2f} GB, and {limit_gb:g} GB are free"
+        child.events.log(f"{held}; it is tried all the same.", level="warning")
     if fitted.schedule.compact_memory:
         compact_memory()
     return fitted.schedule
+
+
+def _tell(fitted: Fitted, child: Child) -> None:
+    child.events.emit(Planned(plan=fitted.plan.document()))
+    for choice in fitted.choices:
+        child.events.log(choice)
+
+
+def _within(limit: PassLimit | None, schedule: Schedule) -> Schedule:
+    """Return a schedule as it will be run, with what was learned of this device."""
+    if limit is None:
+        return schedule
+    budget = limit.applied(schedule.budget)
+    return replace(
+        schedule,
+        micro_batch_size=budget.num_examples,
+        micro_batch_tokens=budget.num_tokens,
+        gradient_checkpointing=schedule.gradient_checkpointing or limit.gradient_checkpointing,
+    )
+
+
+def _free_gb(spec: TrainingSpec) -> float | None:
+    """Return what the run may hold as things stand; None where nobody knows.
+
+    Nor with several processes: each would see other figures, and they have to choose alike.
+    """
+    available = device.memory_bytes() if spec.resources.resolved_processes == 1 else None
+    return None if available is None else round(available / 1e9, 2)

@@ -42,11 +42,14 @@ def guard(optimizer: torch.optim.Optimizer, *, redo: Callable[[], None]) -> None
 
     def guarded(self: torch.optim.Optimizer, closure: Any = None) -> Any:
         while True:
-            before = _writes(self)
+            before, known = _writes(self), set(self.state)
             with out_of_memory():
                 _ask_for_room(self)
                 return step(closure)
-            if _writes(self) != before:
+            written = _writes(self) != before
+            for weight in set(self.state) - known:  # a state may be half made, and would not be made again
+                del self.state[weight]
+            if written:
                 raise WorkFailed(
                     FailureCode.OUT_OF_MEMORY,
                     "Memory ran out while the optimizer was writing; a part of the adapter has taken the step already.",
@@ -67,9 +70,14 @@ def _ask_for_room(optimizer: torch.optim.Optimizer) -> None:
 
 
 def _writes(optimizer: torch.optim.Optimizer) -> int:
-    """Return how often weights and state were written; making a state of zeros is no write."""
-    state = [value for each in optimizer.state.values() for value in each.values() if isinstance(value, torch.Tensor)]
-    return sum(tensor._version for tensor in (*_trained(optimizer), *state))  # noqa: SLF001 - autograd's count
+    """Return how often weights and state were written, and steps counted; making a state of zeros is no write.
+
+    bitsandbytes writes past autograd on a GPU, but counts the step of a tensor before it does.
+    """
+    values = [value for each in optimizer.state.values() for value in each.values()]
+    tensors = [value for value in values if isinstance(value, torch.Tensor)]
+    steps = sum(value for value in values if isinstance(value, int))
+    return steps + sum(tensor._version for tensor in (*_trained(optimizer), *tensors))  # noqa: SLF001 - autograd's count
 
 
 def _trained(optimizer: torch.optim.Optimizer) -> Iterator[torch.Tensor]:

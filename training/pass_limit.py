@@ -35,15 +35,17 @@ class PassLimit(BaseModel):
             longest_tokens: Of its longest example; fewer of these fit a pass than the budget names.
             gradient_checkpointing: Whether it computed activations again.
         """
-        num_examples = budget.num_examples
-        if budget.num_tokens is not None:
-            num_examples = min(num_examples, max(1, budget.num_tokens // longest_tokens))
+        num_examples, num_tokens = budget.num_examples, budget.num_tokens
+        if num_tokens is not None:
+            num_examples = min(num_examples, max(1, num_tokens // longest_tokens))
         if num_examples > 1:
-            return cls(
-                num_examples=math.ceil(num_examples / 2),
-                num_tokens=None if budget.num_tokens is None else max(1, budget.num_tokens // 2),
-                gradient_checkpointing=gradient_checkpointing,
-            )
-        if gradient_checkpointing:
+            num_examples = math.ceil(num_examples / 2)
+            num_tokens = None if num_tokens is None else max(1, num_tokens // 2)
+        elif budget.num_examples > 1 and num_tokens is not None and num_tokens > longest_tokens:
+            # shorter ones may still go together
+            num_examples, num_tokens = budget.num_examples, longest_tokens
+        elif gradient_checkpointing:
             return None
-        return cls(num_examples=1, num_tokens=budget.num_tokens, gradient_checkpointing=True)
+        else:
+            gradient_checkpointing = True
+        return cls(num_examples=num_examples, num_tokens=num_tokens, gradient_checkpointing=gradient_checkpointing)

@@ -27,6 +27,8 @@ class Phases:
         self._child = child
         self._phase: Phase | None = None
         self.peaks: dict[str, int] = {}
+        if torch.cuda.is_available():
+            torch.cuda.init()  # type: ignore[no-untyped-call]  # else there is no peak to forget
         self.empty_bytes = _peak_bytes()
 
     def enter(self, phase: Phase) -> None:

@@ -61,12 +61,13 @@ class Passes:
         if self.checkpoints:
             start()
 
-    def shrink(self, attempted: Attempted, *, doing: str) -> None:
+    def shrink(self, attempted: Attempted, *, doing: str, keeps_activations: bool = True) -> None:
         """Make the passes smaller than the one that did not fit, and say so.
 
         Args:
             attempted: The pass that was under way.
             doing: What for, as words behind "while".
+            keeps_activations: Whether it keeps any for a gradient, so that computing them again would help.
 
         Raises:
             WorkFailed: `out_of_memory`, when a pass was one example already.
@@ -75,10 +76,9 @@ class Passes:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         if attempted.num_examples > 1:
-            tokens = None if self.budget.num_tokens is None else max(1, attempted.num_tokens // 2)
-            self.budget = replace(self.budget, num_examples=math.ceil(attempted.num_examples / 2), num_tokens=tokens)
+            self.budget = self._half_of(attempted)
             instead = f"at most {self.budget.num_examples} in a pass"
-        elif not self.checkpoints and self._start_checkpointing is not None:
+        elif keeps_activations and not self.checkpoints and self._start_checkpointing is not None:
             self._start_checkpointing()
             self.checkpoints = True
             instead = "activations computed again instead of kept"
@@ -96,6 +96,14 @@ class Passes:
             level="warning",
         )
         self._events.emit(Limited(limit=self.limit.model_dump(mode="json")))
+
+    def _half_of(self, attempted: Attempted) -> Budget:
+        """Return half of a pass as a budget, and never more than the present one."""
+        num_examples = min(self.budget.num_examples, math.ceil(attempted.num_examples / 2))
+        num_tokens = self.budget.num_tokens
+        if num_tokens is not None:
+            num_tokens = min(num_tokens, max(1, attempted.num_tokens // 2))
+        return replace(self.budget, num_examples=num_examples, num_tokens=num_tokens)
 
     @property
     def limit(self) -> PassLimit:

@@ -63,7 +63,7 @@ class Trainer(SFTTrainer):  # type: ignore[misc]  # trl is untyped
 
     optimizer: Any
     _started: "_Started"
-    _attempted: Attempted
+    _attempts: list[Attempted]
 
     def __init__(self, *, steps: Steps, schedule: Schedule, **rest: Any) -> None:
         super().__init__(**rest)
@@ -81,7 +81,7 @@ class Trainer(SFTTrainer):  # type: ignore[misc]  # trl is untyped
         if lr_ratio != 1 and self.optimizer is None:
             self.optimizer = loraplus(model or self.model, self.args, lr_ratio=lr_ratio)
         made: torch.optim.Optimizer = super().create_optimizer(model)
-        if self._steps.group.size == 1:
+        if self._steps.group.size == 1 and self._schedule.precision != "fp16":  # whose scaler counts each step once
             guard(made, redo=self._redo)
         return made
 
@@ -104,17 +104,18 @@ class Trainer(SFTTrainer):  # type: ignore[misc]  # trl is untyped
         while True:
             with out_of_memory():
                 return self._add_up(started.model, started.examples)
-            self._begin_again(started, doing="computing the gradient of")
+            self._begin_again(started, self._attempts[-1], doing="computing the gradient of")
 
-    def _begin_again(self, started: "_Started", *, doing: str) -> None:
+    def _begin_again(self, started: "_Started", attempted: Attempted, *, doing: str) -> None:
         """Make the passes smaller and put everything back to where the step began."""
         started.model.zero_grad(set_to_none=True)
-        self._steps.passes.shrink(self._attempted, doing=f"{doing} step {self.state.global_step + 1:,}")
+        self._steps.passes.shrink(attempted, doing=f"{doing} step {self.state.global_step + 1:,}")
         started.random_state.restore()
 
     def _redo(self) -> None:
         """Compute the gradient of the present step again, in smaller passes, for an optimizer that found no room."""
-        self._begin_again(self._started, doing="updating the weights in")
+        largest = max(self._attempts, key=lambda each: each.num_tokens)
+        self._begin_again(self._started, largest, doing="updating the weights in")
         self._until_it_fits(self._started)
         if self.args.max_grad_norm > 0:
             self._clip_grad_norm(self._started.model)
@@ -123,10 +124,10 @@ class Trainer(SFTTrainer):  # type: ignore[misc]  # trl is untyped
         num_tokens = sum(self._steps.measures[example].labelled_tokens for example in examples)
         group = self._steps.group
         micro_batches = group.plan(examples, self._lengths, self._steps.passes.budget)
-        losses = []
+        losses, self._attempts = [], []
         for number, (micro_batch, counts) in enumerate(micro_batches, start=1):
             self._steps.check_stop()
-            self._attempted = Attempted.of(micro_batch, self._lengths)
+            self._attempts.append(Attempted.of(micro_batch, self._lengths))
             batch = self._steps.collator.batch(micro_batch)
             with self._sync(model, is_last=number == len(micro_batches)):
                 with self.compute_loss_context_manager():

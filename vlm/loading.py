@@ -66,6 +66,7 @@ class LoadedBase:
         family: What is known of its kind.
         revision: As in `ResolvedBase`.
         quantization: How the text model's linear layers are stored.
+        published: How the numbers lie in its files.
     """
 
     model: PreTrainedModel
@@ -73,6 +74,7 @@ class LoadedBase:
     family: Family
     revision: str
     quantization: Quantization
+    published: Precision
 
     @property
     def context_tokens(self) -> int:
@@ -190,6 +192,7 @@ def load(
         family=family,
         revision=resolved.revision,
         quantization=quantization,
+        published=_published(_read_config(resolved)),
     )
 
 
@@ -270,6 +273,11 @@ def _read_processor(resolved: ResolvedBase) -> ProcessorMixin:
     if processor.chat_template is None:
         raise _incomplete(resolved, "the processor has no chat template")
     return processor
+
+
+def _published(config: PretrainedConfig) -> Precision:
+    """Return how the numbers lie in the files of a model; its configuration in memory says how they were loaded."""
+    return next((name for name, dtype in DTYPES.items() if dtype == config.dtype), "fp32")
 
 
 def _context_tokens(config: PretrainedConfig) -> int:

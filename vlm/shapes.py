@@ -6,16 +6,16 @@ from typing import Any
 from vlm.geometry import Geometry, TextShape, VisionShape
 from vlm.precision import Precision
 
-_PRECISIONS: dict[str, Precision] = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 _TILED = frozenset({"idefics3", "smolvlm"})
 
 
-def geometry_of(config: Mapping[str, Any], *, name: str) -> Geometry | None:
+def geometry_of(config: Mapping[str, Any], *, name: str, published: Precision) -> Geometry | None:
     """Return the shape that a configuration says; None where the model is of another family.
 
     Args:
         config: `config.json`, with every field that transformers fills in (`PretrainedConfig.to_dict`).
         name: What the model is called.
+        published: How its numbers lie in its files; a configuration in memory says how they were loaded.
     """
     if config.get("model_type") not in _TILED:
         return None
@@ -43,5 +43,5 @@ def geometry_of(config: Mapping[str, Any], *, name: str) -> Geometry | None:
         pixel_shuffle=config["scale_factor"],
         longest_edge_px=0,
         is_head_tied=config.get("tie_word_embeddings", False),
-        precision=_PRECISIONS.get(str(config.get("dtype") or config.get("torch_dtype")), "bf16"),
+        precision=published,
     )

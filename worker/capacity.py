@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from core.free_memory import limit_bytes
+
 _GPUS = Path("/proc/driver/nvidia/gpus")
 _DEVICES = Path("/dev")
 
@@ -20,18 +22,16 @@ def num_gpus(*, driver: Path = _GPUS, devices: Path = _DEVICES) -> int:
 
 
 def device_name(*, driver: Path = _GPUS) -> str:
-    """Return what the children of this process compute on, in words that are the same for machines that are alike."""
+    """Return what the children of this process compute on, in words that are the same for machines that are alike.
+
+    A control group with less memory is another machine.
+    """
     if num_gpus(driver=driver):
-        return _model(driver) or "GPU"
-    memory_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"CPU, {os.cpu_count()} cores, {memory_gb:.0f} GiB"
+        return " + ".join(sorted(_models(driver))) or "GPU"
+    return f"CPU, {os.cpu_count()} cores, {limit_bytes() / 2**30:.0f} GiB"
 
 
-def _model(driver: Path) -> str | None:
-    """Return the first GPU's name as its driver says it."""
-    for path in sorted(driver.glob("*/information")):
-        for line in path.read_text().splitlines():
-            name, _, value = line.partition(":")
-            if name.strip() == "Model":
-                return value.strip()
-    return None
+def _models(driver: Path) -> set[str]:
+    """Return the names of all GPUs, as their driver says them."""
+    fields = [line.partition(":") for path in driver.glob("*/information") for line in path.read_text().splitlines()]
+    return {value.strip() for name, _, value in fields if name.strip() == "Model"}

@@ -26,7 +26,6 @@ from worker.lease import Lease
 from worker.supervisor import Ended, Failed, Fenced, Killed, Outcome, Stalled, Succeeded, Wake, nobody
 
 PATIENCE_S = 1.0
-_RELIEFS = 16  # attempts beside the usual ones that may run out of memory; each takes half of the one before
 
 T = TypeVar("T")
 
@@ -150,9 +149,9 @@ class Slot(threading.Thread):
                 apply = self._patiently(lease, lambda: kind.publish(attempt, staging, data))
                 return self._finish(lease, WorkState.SUCCEEDED, apply)
             case Failed(failure=failure):
-                reliefs = self._reliefs(kind, attempt, failure)
+                is_relieved = self._is_relieved(kind, attempt, failure)
                 apply = self._patiently(lease, lambda: kind.salvage(attempt, staging))
-                return self._fail(lease, apply, failure, more_attempts=reliefs)
+                return self._fail(lease, apply, failure, is_relieved=is_relieved)
             case Killed():
                 return self._patiently(lease, lambda: self._lose(lease.claim, "Its process was killed (SIGKILL)"))
             case Stalled(seconds=seconds):
@@ -163,13 +162,13 @@ class Slot(threading.Thread):
             case Fenced():
                 raise LeaseLost
 
-    def _reliefs(self, kind: WorkKind, attempt: Attempt, failure: Failure) -> int:
-        """Return how many more attempts it gets than usual: some, if it ran out of memory and the next takes less."""
+    def _is_relieved(self, kind: WorkKind, attempt: Attempt, failure: Failure) -> bool:
+        """Tell whether it ran out of memory, and the next attempt takes less; that ends, because less can be had only so often."""
         if failure.code is not FailureCode.OUT_OF_MEMORY or not failure.retryable:
-            return 0
-        return _RELIEFS if self._patiently(attempt.lease, lambda: kind.relieve(attempt)) else 0
+            return False
+        return self._patiently(attempt.lease, lambda: kind.relieve(attempt))
 
-    def _fail(self, lease: Lease, apply: Apply, failure: Failure, *, more_attempts: int = 0) -> str:
+    def _fail(self, lease: Lease, apply: Apply, failure: Failure, *, is_relieved: bool = False) -> str:
         """End as failed; what may pass by itself, because it is not the work's fault, gets another attempt first."""
         document = failure.model_dump(mode="json", exclude={"type"})
         settings = self._settings
@@ -180,11 +179,11 @@ class Slot(threading.Thread):
                     session,
                     lease.claim,
                     document,
-                    max_attempts=settings.max_attempts + more_attempts,
-                    retry_s=0.0 if more_attempts else settings.retry_s,
+                    max_attempts=None if is_relieved else settings.max_attempts,
+                    retry_s=0.0 if is_relieved else settings.retry_s,
                 )
 
-        may_pass = more_attempts > 0 or failure.code is FailureCode.STORAGE
+        may_pass = is_relieved or failure.code is FailureCode.STORAGE
         if may_pass and failure.retryable and self._patiently(lease, queue):
             return "queued again"
         return self._finish(lease, WorkState.FAILED, apply, document)

@@ -8,6 +8,7 @@ from typing import Any
 from sqlmodel import Session
 
 from core.errors import FailureCode, WorkFailed
+from core.events import Phase
 from core.ids import Prefix, new_id
 from core.manifest import make_manifest
 from models import dataset as datasets
@@ -27,6 +28,7 @@ from worker.kinds import Apply, Rooms, nothing
 from worker.limits import Limits
 from worker.recorder import Recorder
 
+_WITH_PASSES = (Phase.TRAINING, Phase.EVALUATING)
 _MEASURED = ("peak_memory_bytes", "empty_memory_bytes", "peak_memory_by_phase")
 
 
@@ -108,10 +110,13 @@ class Training:
         return nothing
 
     def relieve(self, attempt: Attempt) -> bool:
-        """Let runs like this one take smaller passes on this device from now on."""
-        job, _ = self._load(attempt.claim)
-        limits = Limits(job)
+        """Let runs like this one take smaller passes on this device from now on; before the first pass it would not help."""
+        claim = attempt.claim
         with self._rooms.database.write() as session:
+            found = jobs.get(session, claim.work_id, project=claim.project)
+            if found is None or found[1].fence != claim.fence or found[1].phase not in _WITH_PASSES:
+                return False
+            limits = Limits(found[0])
             limit = limits.next(session)
             if limit is not None:
                 limits.learn(session, limit)

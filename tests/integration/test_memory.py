@@ -3,6 +3,7 @@
 import itertools
 import os
 import signal
+from datetime import timedelta
 
 import pytest
 
@@ -62,6 +63,36 @@ def test_what_a_run_learned_is_kept_for_the_next_one_like_it(world, children):
     with world.slot():
         world.ends(other)
     assert children[-1].spec["pass_limit"] is None, "it is another kind of run"
+
+
+def test_limits_of_several_workers_become_the_smallest_and_are_forgotten_after_a_month(world):
+    job_id = world.submit()
+    with world.database.read() as session:
+        job = session.get_one(Job, job_id)
+    for examples, tokens, recomputes in ((4, 900, False), (8, None, True), (6, 700, False)):
+        limit = {"num_examples": examples, "num_tokens": tokens, "gradient_checkpointing": recomputes}
+        with world.database.write() as session:
+            memory_limit.learn(session, row_of(job, limit))
+    smallest = {"num_examples": 4, "num_tokens": 700, "gradient_checkpointing": True}
+    assert learned(world, job_id).model_dump() == smallest
+    with world.database.write() as session:
+        session.get_one(memory_limit.MemoryLimit, Limits(job).key).learned_at -= timedelta(days=31)
+    assert learned(world, job_id) is None
+    with world.database.write() as session:
+        memory_limit.learn(session, row_of(job, smallest | {"num_examples": 9}))
+    assert learned(world, job_id).num_examples == 9
+
+
+def test_a_run_that_is_killed_before_its_first_pass_learns_nothing(world, children, monkeypatch):
+    kills = itertools.count(1_000_000)
+    job_id = world.submit(**LONG)
+    with world.slot():
+        wait_for(lambda: children, what="the child")
+        monkeypatch.setattr("worker.attempt.memory_kills", lambda: next(kills))
+        os.killpg(children[-1].pid, signal.SIGKILL)
+        wait_for(lambda: world.look(job_id).finished_at is not None, what="the end")
+    assert world.look(job_id).failure["code"] == "out_of_memory"
+    assert learned(world, job_id) is None
 
 
 def row_of(job, limit):

@@ -264,7 +264,7 @@ def test_work_that_can_take_less_memory_is_tried_again_until_nothing_is_left_to_
     monkeypatch.setattr("worker.attempt.memory_kills", lambda: next(counts))
     _, kind, work_id = play("killed", reliefs=4, retry_s=60.0)
     work = ends(database, work_id, WorkState.FAILED)
-    assert (work.failure["code"], work.attempt, work.failed_attempts) == ("out_of_memory", 5, 4)
+    assert (work.failure["code"], work.attempt, work.failed_attempts) == ("out_of_memory", 5, 0)
     assert kind.reliefs == -1
 
 

@@ -133,6 +133,31 @@ def test_an_update_without_memory_is_done_again(outcome, fails):
     assert_same(outcome(4), expected)
 
 
+def test_a_first_update_whose_state_is_half_made_is_done_again(outcome, monkeypatch):
+    """torch makes the state of a tensor piece by piece, and only where there is none."""
+    expected = outcome(2)
+    real, calls = torch.zeros_like, []
+
+    def fail_once(tensor, **options):
+        if tensor.requires_grad:
+            calls.append(tensor)
+            if len(calls) == 4:
+                raise WAYS_TO_SAY_IT[0]
+        return real(tensor, **options)
+
+    monkeypatch.setattr(torch, "zeros_like", fail_once)
+    found = outcome(4)
+    assert len(calls) > 4
+    assert_same(found, expected)
+
+
+def test_an_update_without_memory_makes_the_largest_pass_of_its_step_smaller(outcome, fails):
+    """The last pass of a step is what is left over: of three and one, three are too many."""
+    fails(torch.optim.AdamW, "step", {1})
+    found = outcome("auto", hyperparameters={"micro_batch_tokens": 130})
+    assert limits(found[2])[0]["num_examples"] > 1 or limits(found[2])[0]["num_tokens"] < 130
+
+
 def test_an_update_that_was_half_written_fails_the_run(outcome, fails):
     """Nobody can tell which weights have taken the step; the next attempt goes on from the checkpoint."""
     fails(torch.optim.AdamW, "step", {2}, afterwards=True)
@@ -150,6 +175,19 @@ def test_a_validation_without_memory_goes_on_in_parts(outcome, fails):
     assert [each["num_examples"] for each in limits(found[2])] == [2, 1]
     for mine, other in zip(found[0], expected[0], strict=True):
         assert mine == pytest.approx(other, rel=1e-5, abs=1e-7)
+
+
+def test_a_validation_never_lets_passes_grow_again():
+    passes = within(Budget(num_examples=2, num_tokens=200))
+    passes.shrink(Attempted(num_examples=8, num_tokens=800), doing="trying")
+    assert passes.budget == Budget(num_examples=2, num_tokens=200)
+
+
+def test_where_nothing_is_kept_computing_again_does_not_help():
+    passes = within(Budget(num_examples=1))
+    passes.can_checkpoint(lambda: pytest.fail("it keeps no activations"))
+    with pytest.raises(WorkFailed, match="one example"):
+        passes.shrink(Attempted(num_examples=1, num_tokens=9), doing="validating", keeps_activations=False)
 
 
 def test_dropout_draws_the_same_numbers_again(outcome, fails):
@@ -200,7 +238,7 @@ def test_tokens_are_halved_as_well_as_examples():
         (
             Budget(num_examples=16, num_tokens=300),
             False,
-            PassLimit(num_examples=1, num_tokens=300, gradient_checkpointing=True),
+            PassLimit(num_examples=16, num_tokens=250),
         ),
         (Budget(num_examples=1), False, PassLimit(num_examples=1, gradient_checkpointing=True)),
         (Budget(num_examples=1), True, None),
