@@ -48,8 +48,9 @@ def foresee(
         return plan_run(geometry, spec.method, _within(spec.pass_limit, tried), sizes=sizes, device=place)
 
     limit_gb = budget_gb if budget_gb is not None else _free_gb(spec)
-    fitted = Fitted(schedule=schedule, plan=plan_of(schedule), choices=())
-    if limit_gb is not None:
+    if limit_gb is None:
+        fitted = Fitted(schedule=schedule, plan=plan_of(schedule), choices=())
+    else:
         fitted = fit(asked, schedule, budget_gb=limit_gb, plan_of=plan_of, on_gpu=on_gpu)
     _tell(fitted, child)
     if limit_gb is not None and not fitted.fits(limit_gb):

@@ -20,8 +20,6 @@ _INT8_BYTES = 10.8  # of each weight of the widest layer, inside bitsandbytes' p
 _DORA_BYTES = 19  # likewise, while DoRA takes the norm of a layer
 _QUANTIZING_BYTES = {"nf4": 10.8, "fp4": 10.8, "int8": 5.7, "none": 0}  # likewise, while it is quantized
 _MASK_BYTES = 5  # of each pair of tokens: a truth value and a number
-
-
 COMES_AND_GOES = ("activations", "batch", "logits", "pixels", "vision", "workspace")
 
 
@@ -53,7 +51,8 @@ class Moments:
         still = self._held.preparing()
         yield still
         if self._run.is_cached:
-            for tiles in {sum(image.tiles for image in some) for some in tower_passes(self._run.images)}:
+            passes = tower_passes(self._run.images, lambda image: image.tokens)
+            for tiles in {sum(image.tiles for image in some) for some in passes}:
                 yield self._kept(still | self._tower(tiles))
 
     def training(self) -> Iterator[Parts]:
@@ -132,11 +131,9 @@ class Moments:
         """Return what DoRA keeps: what each adapted layer gives, and what its update does."""
         if not self._run.method.use_dora:
             return 0
-        rows = sum(module.rows for module in self._run.modules if module.part == "text" and self._reaches(module.name))
+        reaches = self._run.scope.reaches
+        rows = sum(module.rows for module in self._run.modules if module.part == "text" and reaches(module.name))
         return 2 * rows * each.tokens * self._size
-
-    def _reaches(self, name: str) -> bool:
-        return self._run.scope.reaches(name)
 
     def _mask(self, each: Pass) -> int:
         return each.rows * each.row_tokens**2 * _MASK_BYTES if each.is_masked else 0

@@ -1,11 +1,14 @@
 """What goes through the model together in a run, in numbers: the passes of its steps. Torch-free."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from training.batching import Budget, MicroBatch, padded_tokens, plan, row_tokens
 
 TOWER_TOKENS = 1024  # image tokens that go through the tower together when features are kept: 16 tiles of 64
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,11 +93,16 @@ def _pass(micro_batch: MicroBatch, sizes: Sequence[Size], lengths: Sequence[int]
     )
 
 
-def tower_passes(images: Iterable[ImageSize]) -> Iterator[list[ImageSize]]:
-    """Yield the images that go through the tower together when features are kept, in their order."""
-    some: list[ImageSize] = []
+def tower_passes(images: Iterable[T], tokens: Callable[[T], int]) -> Iterator[list[T]]:
+    """Yield the images that go through the tower together when features are kept, in their order.
+
+    Args:
+        images: Each distinct one.
+        tokens: How many an image becomes, structural ones included.
+    """
+    some: list[T] = []
     for image in images:
-        if some and sum(each.tokens for each in some) + image.tokens > TOWER_TOKENS:
+        if some and sum(map(tokens, some)) + tokens(image) > TOWER_TOKENS:
             yield some
             some = []
         some.append(image)

@@ -155,11 +155,11 @@ def load(
         WorkFailed: `base_model`, when the files are not a model that Lensmith knows, or not all of it; `out_of_memory`,
             when it is to be spread and does not fit.
     """
-    family = family_in(resolved)
+    config = _read_config(resolved)
+    family, published = family_of(config), _published(config)
     device_map: dict[str, Any] = {"": "cuda" if torch.cuda.is_available() else "cpu"}
     if spread:
         budgets = [int(_WEIGHTS_SHARE * torch.cuda.mem_get_info(gpu)[0]) for gpu in range(torch.cuda.device_count())]
-        config = _read_config(resolved)
         device_map = placement.plan(
             config, family, quantization=quantization, dtype=dtype, budgets_bytes=budgets
         ).device_map
@@ -192,7 +192,7 @@ def load(
         family=family,
         revision=resolved.revision,
         quantization=quantization,
-        published=_published(_read_config(resolved)),
+        published=published,
     )
 
 

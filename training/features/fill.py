@@ -1,14 +1,14 @@
 """Before the first step: encode every image once, keep its features, and drop the vision tower."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from core.child import Child
 from training.features.store import FeatureStore
-from training.passes import TOWER_TOKENS
+from training.passes import tower_passes
 from training.vision import Tower
 from vlm.family import Family
 
@@ -38,7 +38,7 @@ def fill(store: FeatureStore, tower: Tower, tokens: Mapping[str, int], child: Ch
     missing = [name for name in names if name not in kept]
     child.events.log(f"{len(names):,} images; the features of {len(kept):,} are in the cache.")
     encoded, told_at = 0, time.monotonic()
-    for some in _passes(missing, tokens):
+    for some in tower_passes(missing, tokens.__getitem__):
         if child.stop.is_set():
             store.flush()
         child.check_stop()
@@ -75,17 +75,6 @@ class DroppedModule(torch.nn.Module):
             RuntimeError: Always.
         """
         raise RuntimeError("The vision tower is gone: the features of all images were made before the first step.")
-
-
-def _passes(names: Sequence[str], tokens: Mapping[str, int]) -> Iterator[list[str]]:
-    some: list[str] = []
-    for name in names:
-        if some and sum(tokens[each] for each in some) + tokens[name] > TOWER_TOKENS:
-            yield some
-            some = []
-        some.append(name)
-    if some:
-        yield some
 
 
 def _check_room(features: torch.Tensor, num_tokens: int, all_tokens: int, budget_bytes: int) -> None:

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from tests.engine import tower_of
-from training import pipeline
-from training.features import fill as filling
+from training import passes, pipeline
 from training.features.fill import fill
 from training.features.store import FeatureStore
 from training.vision import Tower
@@ -48,7 +47,7 @@ def kept(root, names):
 def test_a_pass_holds_so_many_tokens_and_an_image_that_has_more_goes_alone(
     load, encoder_of, images, run, tmp_path, looked, monkeypatch
 ):
-    monkeypatch.setattr(filling, "TOWER_TOKENS", 2 * TOKENS)
+    monkeypatch.setattr(passes, "TOWER_TOKENS", 2 * TOKENS)
     base, store, started = load(), open_store(tmp_path / "features"), run()
     tower = tower_of(base, encoder_of(base))
     red, *others = images
@@ -60,7 +59,7 @@ def test_a_pass_holds_so_many_tokens_and_an_image_that_has_more_goes_alone(
 
 
 def test_a_run_looks_once_at_an_image_that_is_in_several_rows(album, spec, run, images, tmp_path, looked, monkeypatch):
-    monkeypatch.setattr(filling, "TOWER_TOKENS", 2 * TOKENS)
+    monkeypatch.setattr(passes, "TOWER_TOKENS", 2 * TOKENS)
     shown = [(0, 1), (1, 2), (0,), (2, 0, 2), (1,), (0, 1)]
     album.write(
         *(
@@ -90,7 +89,7 @@ def test_two_jobs_that_fill_at_the_same_time_both_have_all(
     tower = tower_of(base, encoder_of(base))
     expected = dict(zip(images, tower.encode(images), strict=True))
     nbytes = expected[images[0]].nbytes
-    monkeypatch.setattr(filling, "TOWER_TOKENS", TOKENS)
+    monkeypatch.setattr(passes, "TOWER_TOKENS", TOKENS)
     monkeypatch.setattr("training.features.store.SHARD_BYTES", 2 * nbytes)
     together, look = threading.Barrier(2, timeout=60), tower.encode
 
