@@ -9,11 +9,6 @@ from core.storage import Storage
 from tests.unit.ingest.elsewhere import serving
 
 
-@pytest.fixture
-def storage(tmp_path):
-    return Storage.from_url((tmp_path / "objects").as_uri())
-
-
 class Breaks(io.RawIOBase):
     """A stream that ends in an error, as a lost connection does."""
 

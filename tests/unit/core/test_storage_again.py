@@ -6,13 +6,7 @@ from obstore.exceptions import GenericError
 
 from core import storage_errors
 from core.errors import WorkFailed
-from core.storage import Storage
 from worker.attempt import LeaseLost
-
-
-@pytest.fixture
-def storage(tmp_path):
-    return Storage.from_url((tmp_path / "objects").as_uri())
 
 
 @pytest.fixture

@@ -28,11 +28,6 @@ class Lease:
 
 
 @pytest.fixture
-def storage(tmp_path):
-    return Storage.from_url((tmp_path / "objects").as_uri())
-
-
-@pytest.fixture
 def folder(tmp_path):
     """What a child leaves: files, and a manifest that is not the last by name."""
     made = tmp_path / "made"
