@@ -43,7 +43,7 @@ class World:
     """A database, a store with a data set in it, and slots that run in this process."""
 
     def __init__(self, settings):
-        self.settings = settings.model_copy(update={"lease_s": 4.0, "stop_ask_s": 20.0})
+        self.settings = settings.model_copy(update={"stop_ask_s": 20.0})
         self.database = Database(settings.resolved_database_url)
         upgrade(self.database)
         self.storage = Storage.from_url(settings.resolved_storage_url)

@@ -36,7 +36,8 @@ def test_tensor_and_pipeline_parallelism_are_refused_in_one_sentence_that_says_w
         ({"parallelism": "model"}, "give gpus of 2 or more"),
         ({"gpus": 1, "parallelism": "ddp"}, "needs several processes"),
         ({"gpus": 99}, "less than or equal to 16"),
-        ({"memory_gb": 8}, "Extra inputs"),
+        ({"memory_gb": 0}, "greater than"),
+        ({"memory": 8}, "Extra inputs"),
     ],
 )
 def test_what_does_not_go_together_says_what_would(asked, sentence):
