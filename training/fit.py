@@ -1,35 +1,68 @@
 """Fitting a run into a budget of memory: a ladder of ways to hold less, the ones that cost least first. Torch-free.
 
-Each rung leaves the learning problem as it is (the last one rounds the optimizer's state), and only what was left to us
-(`"auto"`) is changed. What a rung gives is asked of the memory plan, so no rung is taken in vain: one that is not enough
-stays, and the next is added.
+The first rungs leave the learning problem as it is, the next two round (the optimizer's state, the base), and the last shows
+the model less of each picture: that one is taken only where the job allows it. Only what was left to us (`"auto"`) is
+changed. What a rung gives is asked of the memory plan: one that is not enough stays, the next is added, and at last those
+are left out again that made no difference.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import cache, reduce
+from typing import Any, Protocol
 
 from core.errors import FailureCode, WorkFailed
 from training.memory import MemoryPlan
 from training.settings import Schedule
-from training.spec import Hyperparameters
+from training.spec import Hyperparameters, Method
+from vlm.image_options import ImageOptions
 
 _GB = 1e9
 _STEP_GB = 0.1  # to which the smallest budget is rounded up
 
-PlanOf = Callable[[Schedule], MemoryPlan]
+
+class Asked(Protocol):
+    """What a job says, a request or a spec; only what is left to us there is changed."""
+
+    @property
+    def hyperparameters(self) -> Hyperparameters:
+        """Return the schedule that was asked for."""
+
+    @property
+    def method(self) -> Method:
+        """Return how the adapter is to be made."""
+
+    @property
+    def image(self) -> ImageOptions:
+        """Return how pictures are to be cut."""
+
+    @property
+    def allow_quality_tradeoff(self) -> bool:
+        """Tell whether less of each picture may be shown."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """What of a run may change for memory's sake."""
+
+    schedule: Schedule
+    method: Method
+    image: ImageOptions
+
+
+PlanOf = Callable[[Recipe], MemoryPlan]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fitted:
-    """A schedule, and what it holds.
+    """A recipe, and what it holds.
 
     Attributes:
         choices: What was chosen for memory's sake, a sentence each, with what it gains.
     """
 
-    schedule: Schedule
+    recipe: Recipe
     plan: MemoryPlan
     choices: tuple[str, ...]
 
@@ -37,67 +70,133 @@ class Fitted:
         """Tell whether a budget is enough."""
         return self.plan.most_bytes <= budget_gb * _GB
 
+    @property
+    def needed_gb(self) -> float:
+        """Return the smallest budget that is enough, rounded up."""
+        return round(math.ceil(self.plan.most_bytes / _GB / _STEP_GB) * _STEP_GB, 1)
 
-def fit(asked: Hyperparameters, schedule: Schedule, *, budget_gb: float, plan_of: PlanOf, on_gpu: bool) -> Fitted:
-    """Return a schedule whose plan stays below a budget at its upper end, or comes as near to it as it can.
+
+def fit(
+    asked: Asked, recipe: Recipe, *, budget_gb: float, plan_of: PlanOf, on_gpu: bool, edges_px: Sequence[int] = ()
+) -> Fitted:
+    """Return a recipe whose plan stays below a budget at its upper end, or comes as near to it as it can.
 
     Args:
-        asked: What the job says; only what is `"auto"` there is changed.
-        schedule: What it resolved to.
+        asked: What the job says.
+        recipe: What it resolved to.
         budget_gb: What the run may hold, in 10^9 bytes; on a CPU the whole process.
-        plan_of: The memory of a run with another schedule.
+        plan_of: The memory of a run with another recipe.
         on_gpu: Whether it runs on one.
+        edges_px: Shorter longest edges of pictures that the base can take, falling.
     """
-    plan, choices = plan_of(schedule), list[str]()
-    for changed, words in _ladder(asked, schedule, on_gpu=on_gpu):
-        if plan.most_bytes <= budget_gb * _GB:
+    plan_of = cache(plan_of)
+
+    def held(rungs: Sequence[_Rung]) -> int:
+        return plan_of(_made(recipe, rungs)).most_bytes
+
+    taken: list[_Rung] = []
+    for rung in _ladder(asked, recipe, on_gpu=on_gpu, edges_px=edges_px):
+        if held(taken) <= budget_gb * _GB:
             break
-        schedule = replace(schedule, **changed(schedule))
-        less = plan_of(schedule)
-        choices.append(f"{words}: {_gb(plan.most_bytes)} becomes {_gb(less.most_bytes)} of {budget_gb:g} GB.")
-        plan = less
-    return Fitted(schedule=schedule, plan=plan, choices=tuple(choices))
+        if held([*taken, rung]) <= held(taken):
+            taken.append(rung)
+    enough = max(held(taken), budget_gb * _GB)
+    for rung in reversed(taken):  # what made no difference in the end
+        rest = [each for each in taken if each is not rung]
+        if held(rest) <= enough:
+            taken = rest
+    gains = [(held(taken[:number]), held(taken[: number + 1])) for number in range(len(taken))]
+    return Fitted(
+        recipe=_made(recipe, taken),
+        plan=plan_of(_made(recipe, taken)),
+        choices=tuple(
+            f"{rung.words}: {_gb(before)} becomes {_gb(after)} of {budget_gb:g} GB."
+            for rung, (before, after) in zip(taken, gains, strict=True)
+        ),
+    )
 
 
-_Change = Callable[[Schedule], dict[str, Any]]
+@dataclass(frozen=True, slots=True, eq=False)
+class _Rung:
+    """One change, and its words."""
+
+    change: Callable[[Recipe], Recipe]
+    words: str
 
 
-def _ladder(asked: Hyperparameters, schedule: Schedule, *, on_gpu: bool) -> Iterator[tuple[_Change, str]]:
-    """Yield what can be changed, each with its words; those that change nothing here are left out."""
+def _made(recipe: Recipe, rungs: Sequence[_Rung]) -> Recipe:
+    return reduce(lambda now, rung: rung.change(now), rungs, recipe)
+
+
+def _ladder(asked: Asked, recipe: Recipe, *, on_gpu: bool, edges_px: Sequence[int]) -> Iterator[_Rung]:
+    """Yield what can be changed; what would change nothing here is left out."""
+    yield from _exact(asked.hyperparameters, recipe.schedule, on_gpu=on_gpu)
+    if asked.hyperparameters.optimizer == "auto" and recipe.schedule.optimizer == "adamw":
+        yield _set("The optimizer's state is kept in 8 bits", optimizer="adamw_8bit")
+    quantized = asked.method.quantized
+    if quantized is not None:
+        yield _Rung(lambda now: replace(now, method=quantized), "The base's linear layers are kept in 4 bits (nf4)")
+    if asked.allow_quality_tradeoff and asked.image.longest_edge is None:
+        yield from map(_scaled, edges_px)
+
+
+def _exact(asked: Hyperparameters, schedule: Schedule, *, on_gpu: bool) -> Iterator[_Rung]:
+    """Yield what changes no result."""
     if asked.gradient_checkpointing == "auto" and schedule.gradient_checkpointing is False:
-        yield _set(gradient_checkpointing=True), "Activations are computed again instead of kept (a third more work)"
+        words = "Activations are computed again instead of kept (a third more work)"
+        yield _set(words, gradient_checkpointing=True)
     if asked.micro_batch_size == "auto" and asked.micro_batch_tokens == "auto":
         for _ in range(math.ceil(math.log2(max(2, schedule.micro_batch_size)))):
-            yield _halve, "Passes are half as large; a step has as many examples as before"
-    if asked.compact_memory == "auto" and not on_gpu:
-        yield _set(compact_memory=True), "Memory is given back at once (at six tenths of the speed)"
-    if asked.optimizer == "auto" and schedule.optimizer == "adamw":
-        yield _set(optimizer="adamw_8bit"), "The optimizer's state is kept in 8 bits"
+            yield _Rung(_halve, "Passes are half as large; a step has as many examples as before")
+    if asked.compact_memory == "auto" and not on_gpu and not schedule.compact_memory:
+        yield _set("Memory is given back at once (at six tenths of the speed)", compact_memory=True)
 
 
-def _set(**values: Any) -> _Change:
-    return lambda _: values
+def _set(words: str, **values: Any) -> _Rung:
+    return _Rung(lambda now: replace(now, schedule=replace(now.schedule, **values)), words)
 
 
-def _halve(schedule: Schedule) -> dict[str, Any]:
-    tokens = schedule.micro_batch_tokens
-    return {
-        "micro_batch_size": math.ceil(schedule.micro_batch_size / 2),
-        "micro_batch_tokens": None if tokens is None else max(1, tokens // 2),
-    }
-
-
-def too_large(plan: MemoryPlan, budget_gb: float) -> WorkFailed:
-    """Return the failure of a run that holds more than its budget after every rung, with the smallest one that would do."""
-    needed = math.ceil(plan.most_bytes / _GB / _STEP_GB) * _STEP_GB
-    part, size = max(plan.peak.parts.items(), key=lambda each: each[1])
-    return WorkFailed(
-        FailureCode.OUT_OF_MEMORY,
-        f"The run does not fit resources.memory_gb {budget_gb:g}: with everything that changes no result it may hold "
-        f"{plan.most_bytes / _GB:.2f} GB while {plan.peak.phase}, of that {part} {size / _GB:.2f} GB.",
-        remedy=f"Give resources.memory_gb of {needed:.1f} or more; or quantize the base (method.type qlora), lower "
-        "image.longest_edge or split long rows.",
+def _scaled(edge_px: int) -> _Rung:
+    return _Rung(
+        lambda now: replace(now, image=now.image.model_copy(update={"longest_edge": edge_px})),
+        f"Pictures are scaled to {edge_px} px: fewer tiles, and less detail (allow_quality_tradeoff)",
     )
+
+
+def _halve(now: Recipe) -> Recipe:
+    tokens = now.schedule.micro_batch_tokens
+    schedule = replace(
+        now.schedule,
+        micro_batch_size=math.ceil(now.schedule.micro_batch_size / 2),
+        micro_batch_tokens=None if tokens is None else max(1, tokens // 2),
+    )
+    return replace(now, schedule=schedule)
+
+
+def sentence_of(fitted: Fitted, budget_gb: float) -> tuple[str, str]:
+    """Return why a run that holds more than its budget after every rung cannot be, and what would do."""
+    plan = fitted.plan
+    part, size = max(plan.peak.parts.items(), key=lambda each: each[1])
+    detail = (
+        f"The run does not fit resources.memory_gb {budget_gb:g}: with everything that it may choose it may hold "
+        f"{plan.most_bytes / _GB:.2f} GB while {plan.peak.phase}, of that {part} {size / _GB:.2f} GB."
+    )
+    more = "; or " + " or ".join(_more(fitted.recipe))
+    return detail, f"Give resources.memory_gb of {fitted.needed_gb:.1f} or more{more}."
+
+
+def too_large(fitted: Fitted, budget_gb: float) -> WorkFailed:
+    """Return the failure of a run that holds more than its budget after every rung."""
+    detail, remedy = sentence_of(fitted, budget_gb)
+    return WorkFailed(FailureCode.OUT_OF_MEMORY, detail, remedy=remedy)
+
+
+def _more(recipe: Recipe) -> Iterator[str]:
+    """Yield what the job could allow beside a larger budget."""
+    if recipe.method.resolved_quantization == "none":
+        yield 'quantize the base (method.type "qlora" or "auto")'
+    yield "lower image.longest_edge"
+    yield "split long rows"
 
 
 def _gb(num_bytes: float) -> str:

@@ -1,66 +1,79 @@
-"""What a run will hold, said before its first step, and made to fit its budget: what it was given, else what is free."""
+"""What a run will hold, said before its weights are read, and made to fit its budget: what it was given, else what is free."""
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from core.child import Child
 from core.events import Planned
 from core.process import compact_memory
 from training import device
-from training.fit import Fitted, fit, too_large
+from training.fit import Fitted, Recipe, fit, too_large
 from training.memory import MemoryPlan
 from training.pass_limit import PassLimit
 from training.passes import Sizes
 from training.planned_run import Device
 from training.planning import plan_run
 from training.settings import Schedule
-from training.spec import Hyperparameters, TrainingSpec
-from vlm.loading import LoadedBase
-from vlm.shapes import geometry_of
+from training.spec import TrainingSpec
+from vlm.geometry import Geometry
+from vlm.image_options import ImageOptions
 
 
-def foresee(
-    spec: TrainingSpec, base: LoadedBase, asked: Hyperparameters, schedule: Schedule, sizes: Sizes, *, child: Child
-) -> Schedule:
-    """Return the schedule, changed where memory is short; tells the plan and each choice.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prospect:
+    """What a run would be, before anything is chosen for memory's sake.
 
-    Args:
-        spec: The run.
-        base: Its base.
-        asked: The hyperparameters; what is `"auto"` may be changed.
-        schedule: What they resolved to.
-        sizes: Of its examples and images.
-        child: Hears it.
+    Attributes:
+        asked: The run; what it leaves to us may be changed.
+        recipe: What that came to.
+        geometry: Of its base; None where the base is of a family whose memory is not counted.
+        sizes_of: Of its examples and images, with pictures cut in a way.
+        edges_px: Shorter longest edges of pictures that the base can take, falling.
+    """
+
+    asked: TrainingSpec
+    recipe: Recipe
+    geometry: Geometry | None
+    sizes_of: Callable[[ImageOptions], Sizes]
+    edges_px: tuple[int, ...]
+
+
+def foresee(prospect: Prospect, *, child: Child) -> Recipe:
+    """Return the recipe, changed where memory is short; tells the plan and each choice.
 
     Raises:
         WorkFailed: `out_of_memory`: it cannot fit `resources.memory_gb`. What is free may change, so there it is tried.
     """
-    geometry = geometry_of(base.model.config.to_dict(), name=spec.base_model, published=base.published)
+    spec, geometry = prospect.asked, prospect.geometry
     budget_gb = spec.resources.memory_gb
     if geometry is None or spec.resources.is_sharded or spec.resources.parallelism == "model":
         if budget_gb is not None:
             why = "what this run holds cannot be planned (another family, or layers on several devices)"
             child.events.log(f"resources.memory_gb is not heeded: {why}.", level="warning")
-        return schedule
+        return prospect.recipe
     on_gpu = device.has_gpu()
     place: Device = "cuda" if on_gpu else "cpu"
 
-    def plan_of(tried: Schedule) -> MemoryPlan:
-        return plan_run(geometry, spec.method, _within(spec.pass_limit, tried), sizes=sizes, device=place)
+    def plan_of(tried: Recipe) -> MemoryPlan:
+        schedule = _within(spec.pass_limit, tried.schedule)
+        return plan_run(geometry, tried.method, schedule, sizes=prospect.sizes_of(tried.image), device=place)
 
     limit_gb = budget_gb if budget_gb is not None else _free_gb(spec)
     if limit_gb is None:
-        fitted = Fitted(schedule=schedule, plan=plan_of(schedule), choices=())
+        fitted = Fitted(recipe=prospect.recipe, plan=plan_of(prospect.recipe), choices=())
     else:
-        fitted = fit(asked, schedule, budget_gb=limit_gb, plan_of=plan_of, on_gpu=on_gpu)
+        fitted = fit(
+            spec, prospect.recipe, budget_gb=limit_gb, plan_of=plan_of, on_gpu=on_gpu, edges_px=prospect.edges_px
+        )
     _tell(fitted, child)
     if limit_gb is not None and not fitted.fits(limit_gb):
         if budget_gb is not None:
-            raise too_large(fitted.plan, budget_gb)
+            raise too_large(fitted, budget_gb)
         held = f"The run may hold {fitted.plan.most_bytes / 1e9:.2f} GB, and {limit_gb:g} GB are free"
         child.events.log(f"{held}; it is tried all the same.", level="warning")
-    if fitted.schedule.compact_memory:
+    if fitted.recipe.schedule.compact_memory:
         compact_memory()
-    return fitted.schedule
+    return fitted.recipe
 
 
 def _tell(fitted: Fitted, child: Child) -> None:

@@ -28,7 +28,10 @@ class _Options(BaseModel):
 class Method(_Options):
     """How the adapter is made: LoRA on the text model, over a base that may be quantized (QLoRA)."""
 
-    type: Literal["qlora", "lora"] = Field("qlora", description="LoRA over a quantized base, or over the base as it is")
+    type: Literal["qlora", "lora", "auto"] = Field(
+        "qlora",
+        description="LoRA over a quantized base, or over the base as it is; auto: as it is where memory allows that, else nf4",
+    )
     quantization: Quantization | None = Field(None, description="default: nf4 for qlora, none for lora")
     double_quantization: bool | None = Field(
         None, description="quantize the scales of nf4 and fp4, too (0.4 bits a weight); default: yes"
@@ -53,6 +56,10 @@ class Method(_Options):
     @model_validator(mode="after")
     def _agree(self) -> Self:
         quantization = self.resolved_quantization
+        if self.type == "auto" and self.quantization is not None:
+            raise ValueError(
+                'type "auto" chooses the quantization itself; leave it out, or use type "qlora" or "lora".'
+            )
         if self.type == "lora" and quantization != "none":
             raise ValueError('type "lora" keeps the base as it is; use type "qlora" with a quantization.')
         if self.type == "qlora" and quantization == "none":
@@ -69,7 +76,7 @@ class Method(_Options):
 
     @property
     def resolved_quantization(self) -> Quantization:
-        """Return the quantization of the base."""
+        """Return the quantization of the base; as long as it is left to us, none."""
         return self.quantization or ("nf4" if self.type == "qlora" else "none")
 
     @property
@@ -78,6 +85,16 @@ class Method(_Options):
         if self.resolved_quantization not in ("nf4", "fp4"):
             return False
         return self.double_quantization is not False
+
+    @property
+    def settled(self) -> "Method":
+        """Return it with the type that it has when memory is enough."""
+        return self.model_copy(update={"type": "lora"}) if self.type == "auto" else self
+
+    @property
+    def quantized(self) -> "Method | None":
+        """Return it over a 4-bit base; None where that is not left to us, or cannot be."""
+        return self.model_copy(update={"type": "qlora"}) if self.type == "auto" and self.init != "pissa" else None
 
     @property
     def resolved_alpha(self) -> float:
@@ -183,6 +200,7 @@ class TrainingSpec(_Options):
     hyperparameters: Hyperparameters = Hyperparameters()
     image: ImageOptions = ImageOptions()
     resources: Resources = Resources()
+    allow_quality_tradeoff: bool = False
     features_dir: Path | None = Field(None, description="the feature cache; none: every step looks at its images")
     features_bytes: int = Field(0, ge=0, description="what the feature cache may hold, for all jobs together")
     adapter_name: str = Field("adapter", description="for the model card")

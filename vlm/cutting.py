@@ -75,6 +75,12 @@ class Cutting:
         return min(GRID * self.tile_px, MAX_SIDE_PX)
 
     @property
+    def shorter_edges_px(self) -> tuple[int, ...]:
+        """Return longest edges that make fewer tiles, each half of the one before, down to one tile."""
+        edges = [self.longest_edge_px // 2**halvings for halvings in range(1, 8)]
+        return tuple(edge for edge in edges if self.is_split and edge >= self.tile_px)
+
+    @property
     def is_within_grid(self) -> bool:
         """Tell whether no image can become more rows or columns than there are tokens for."""
         return not self.is_split or self.longest_edge_px <= self.max_longest_edge_px

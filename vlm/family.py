@@ -48,6 +48,11 @@ class ImageRule(Protocol):
         """Return what makes an image fewer tokens, as a clause that begins with a verb."""
         ...
 
+    @property
+    def shorter_edges_px(self) -> tuple[int, ...]:
+        """Return longest edges that make fewer tiles, falling; none where images are not cut."""
+        ...
+
     def grid(self, height_px: int, width_px: int) -> tuple[int, int]:
         """Return the rows and columns of tiles beside the whole; (0, 0) when the whole is all there is."""
         ...

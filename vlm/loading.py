@@ -66,7 +66,6 @@ class LoadedBase:
         family: What is known of its kind.
         revision: As in `ResolvedBase`.
         quantization: How the text model's linear layers are stored.
-        published: How the numbers lie in its files.
     """
 
     model: PreTrainedModel
@@ -74,7 +73,6 @@ class LoadedBase:
     family: Family
     revision: str
     quantization: Quantization
-    published: Precision
 
     @property
     def context_tokens(self) -> int:
@@ -90,13 +88,23 @@ class LoadedProcessor:
         processor: As the model's files say.
         family: What is known of its kind.
         revision: As in `ResolvedBase`.
-        context_tokens: The longest sequence that the model takes.
+        config: What its `config.json` says.
     """
 
     processor: ProcessorMixin
     family: Family
     revision: str
-    context_tokens: int
+    config: PretrainedConfig
+
+    @property
+    def context_tokens(self) -> int:
+        """Return the longest sequence that the model takes."""
+        return _context_tokens(self.config)
+
+    @property
+    def published(self) -> Precision:
+        """Return how the numbers lie in its files; the configuration of a model in memory says how they were loaded."""
+        return next((name for name, dtype in DTYPES.items() if dtype == self.config.dtype), "fp32")
 
 
 def resolve(name: str, *, models_dir: Path, with_weights: bool = True) -> ResolvedBase:
@@ -156,7 +164,7 @@ def load(
             when it is to be spread and does not fit.
     """
     config = _read_config(resolved)
-    family, published = family_of(config), _published(config)
+    family = family_of(config)
     device_map: dict[str, Any] = {"": "cuda" if torch.cuda.is_available() else "cpu"}
     if spread:
         budgets = [int(_WEIGHTS_SHARE * torch.cuda.mem_get_info(gpu)[0]) for gpu in range(torch.cuda.device_count())]
@@ -192,7 +200,6 @@ def load(
         family=family,
         revision=resolved.revision,
         quantization=quantization,
-        published=published,
     )
 
 
@@ -211,7 +218,7 @@ def load_processor(resolved: ResolvedBase) -> LoadedProcessor:
         processor=processor,
         family=family_of(config),
         revision=resolved.revision,
-        context_tokens=_context_tokens(config),
+        config=config,
     )
 
 
@@ -273,11 +280,6 @@ def _read_processor(resolved: ResolvedBase) -> ProcessorMixin:
     if processor.chat_template is None:
         raise _incomplete(resolved, "the processor has no chat template")
     return processor
-
-
-def _published(config: PretrainedConfig) -> Precision:
-    """Return how the numbers lie in the files of a model; its configuration in memory says how they were loaded."""
-    return next((name for name, dtype in DTYPES.items() if dtype == config.dtype), "fp32")
 
 
 def _context_tokens(config: PretrainedConfig) -> int:

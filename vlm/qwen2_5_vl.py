@@ -68,6 +68,11 @@ class Patches:
         return math.isqrt(self.max_pixels)
 
     @property
+    def shorter_edges_px(self) -> tuple[int, ...]:
+        """Return none: an image is never cut."""
+        return ()
+
+    @property
     def is_split(self) -> bool:
         """Return False: an image is never cut."""
         return False

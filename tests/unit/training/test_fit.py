@@ -1,40 +1,50 @@
 """The ladder: what is left to us is chosen so that a run fits a budget, and what cannot fit says what would do."""
 
 import re
+from types import SimpleNamespace
 
 import pytest
 
 from core.errors import FailureCode, WorkFailed
 from training import pipeline
-from training.fit import fit, too_large
+from training.fit import Recipe, fit, too_large
 from training.passes import ImageSize, Size, Sizes
 from training.planning import plan_run
 from training.settings import resolve
 from training.spec import Hyperparameters, Method
 from vlm.geometry import find
+from vlm.image_options import ImageOptions
 
-SIZES = Sizes(
-    train=[Size(tokens=1200, labelled_tokens=20, tiles=13)] * 64,
-    validation=[Size(tokens=1200, labelled_tokens=20, tiles=13)] * 8,
-    images=[ImageSize(tiles=13, tokens=860)] * 64,
-)
+
+def sizes(longest_edge):
+    """Return what 64 pictures and short questions come to: 13 tiles at 2048 px, 4 at 1024, 1 at 512."""
+    tiles = {None: 13, 1024: 4, 512: 1}[longest_edge]
+    size = Size(tokens=70 * tiles + 300, labelled_tokens=20, tiles=tiles)
+    return Sizes(train=[size] * 64, validation=[size] * 8, images=[ImageSize(tiles=tiles, tokens=66 * tiles)] * 64)
 
 
 @pytest.fixture
 def fitted():
     """Fit a run of SmolVLM-500M over 64 long examples."""
 
-    def fitted(budget_gb, *, on_gpu=False, **asked):
-        asked = Hyperparameters.model_validate({"batch_size": 16, "precision": "bf16"} | asked)
-        schedule = resolve(asked, num_examples=64, precision="bf16", on_gpu=on_gpu, can_pack=True)
+    def fitted(budget_gb, *, on_gpu=False, method=None, may_trade=False, **hyperparameters):
+        asked = SimpleNamespace(
+            hyperparameters=Hyperparameters.model_validate({"batch_size": 16, "precision": "bf16"} | hyperparameters),
+            method=Method(**{"r": 64} | (method or {})),
+            image=ImageOptions(),
+            allow_quality_tradeoff=may_trade,
+        )
+        schedule = resolve(asked.hyperparameters, num_examples=64, precision="bf16", on_gpu=on_gpu, can_pack=True)
 
-        def plan_of(changed):
+        def plan_of(tried):
             device = "cuda" if on_gpu else "cpu"
-            return plan_run(find("smolvlm-500m"), Method(r=64), changed, sizes=SIZES, device=device)
+            size = sizes(tried.image.longest_edge)
+            return plan_run(find("smolvlm-500m"), tried.method, tried.schedule, sizes=size, device=device)
 
-        found = fit(asked, schedule, budget_gb=budget_gb, plan_of=plan_of, on_gpu=on_gpu)
+        recipe = Recipe(schedule=schedule, method=asked.method.settled, image=asked.image)
+        found = fit(asked, recipe, budget_gb=budget_gb, plan_of=plan_of, on_gpu=on_gpu, edges_px=(1024, 512))
         if not found.fits(budget_gb):
-            raise too_large(found.plan, budget_gb)
+            raise too_large(found, budget_gb)
         return found
 
     return fitted
@@ -52,8 +62,8 @@ def smallest(fitted, **asked):
 def test_what_fits_is_left_as_it_is(fitted):
     found = fitted(100)
     assert found.choices == ()
-    assert not found.schedule.gradient_checkpointing
-    assert found.schedule.optimizer == "adamw"
+    assert not found.recipe.schedule.gradient_checkpointing
+    assert found.recipe.schedule.optimizer == "adamw"
 
 
 def test_rungs_are_taken_one_after_the_other_and_only_as_far_as_needed(fitted):
@@ -61,7 +71,7 @@ def test_rungs_are_taken_one_after_the_other_and_only_as_far_as_needed(fitted):
     found = fitted(whole - 0.01)
     assert len(found.choices) == 1
     assert "computed again" in found.choices[0]
-    assert found.schedule.gradient_checkpointing is True
+    assert found.recipe.schedule.gradient_checkpointing is True
     assert found.plan.most_bytes <= (whole - 0.01) * 1e9
 
 
@@ -69,9 +79,8 @@ def test_the_smallest_budget_that_is_named_does(fitted):
     least = smallest(fitted)
     found = fitted(least)
     assert found.plan.most_bytes <= least * 1e9
-    assert (found.schedule.optimizer, found.schedule.compact_memory) == ("adamw_8bit", True)
-    assert found.schedule.micro_batch_size == 1
-    assert found.schedule.batch_size == 16, "the learning problem stays what it is"
+    assert (found.recipe.schedule.optimizer, found.recipe.schedule.compact_memory) == ("adamw_8bit", True)
+    assert found.recipe.schedule.batch_size == 16, "the learning problem stays what it is"
     with pytest.raises(WorkFailed):
         fitted(least - 0.1)
 
@@ -83,7 +92,38 @@ def test_what_the_job_asks_for_is_not_changed(fitted):
 
 
 def test_a_gpu_has_an_allocator_of_its_own(fitted):
-    assert not fitted(smallest(fitted, on_gpu=True), on_gpu=True).schedule.compact_memory
+    assert not fitted(smallest(fitted, on_gpu=True), on_gpu=True).recipe.schedule.compact_memory
+
+
+def test_a_base_that_may_be_quantized_is_where_nothing_exact_is_enough(fitted):
+    free = {"type": "auto"}
+    roomy, short = (
+        fitted(100, on_gpu=True, method=free),
+        fitted(smallest(fitted, on_gpu=True, method=free), on_gpu=True, method=free),
+    )
+    assert (roomy.recipe.method.type, roomy.recipe.method.resolved_quantization) == ("lora", "none")
+    assert (short.recipe.method.type, short.recipe.method.resolved_quantization) == ("qlora", "nf4")
+    assert "4 bits" in short.choices[-1]
+    pissa = fitted(
+        smallest(fitted, on_gpu=True, method=free | {"init": "pissa"}), on_gpu=True, method=free | {"init": "pissa"}
+    )
+    assert pissa.recipe.method.type == "lora", "PiSSA needs the weights as they are"
+
+
+def test_pictures_are_cut_into_fewer_tiles_last_and_only_where_the_job_allows_it(fitted):
+    asked = {"feature_cache": False, "compact_memory": False}
+    least, allowed = smallest(fitted, **asked), smallest(fitted, may_trade=True, **asked)
+    assert allowed < least
+    found = fitted(allowed, may_trade=True, **asked)
+    assert found.recipe.image.longest_edge in {1024, 512}
+    assert "less detail (allow_quality_tradeoff)" in found.choices[-1]
+    assert fitted(least, may_trade=True, **asked).recipe.image.longest_edge is None, "the last rung"
+
+
+def test_a_rung_that_makes_no_difference_is_left_out(fitted):
+    found = fitted(smallest(fitted))
+    assert found.recipe.schedule.micro_batch_size == 16, "one picture fills a pass already"
+    assert not any("half as large" in choice for choice in found.choices)
 
 
 def test_the_failure_says_where_the_memory_goes(fitted):
@@ -105,6 +145,23 @@ def test_a_run_fits_itself_and_says_what_it_chose(album, spec, run):
     assert [each["loss"] for each in bound.metrics if "loss" in each] == pytest.approx(
         [each["loss"] for each in free.metrics if "loss" in each], rel=1e-4
     )
+
+
+def test_a_run_whose_base_and_pictures_are_left_to_us_changes_both_and_goes_on_so(album, spec, run):
+    album.colours(8, 3)
+    asked = {
+        "method": {"type": "auto"},
+        "hyperparameters": {"max_steps": 2, "batch_size": 4, "checkpoint_every": 1},
+        "resources": {"memory_gb": 0.2},
+        "allow_quality_tradeoff": True,
+    }
+    with pytest.raises(WorkFailed) as failed:
+        pipeline.fine_tune(spec(**asked), run("short").child)
+    assert "with everything that it may choose" in failed.value.detail
+    roomy = run("roomy")
+    pipeline.fine_tune(spec(**asked | {"resources": {}}), roomy.child)
+    (resolved,) = [event.settings for event in roomy.events if event.type == "resolved"]
+    assert (resolved["method"]["type"], resolved["method"]["quantization"]) == ("lora", "none")
 
 
 def test_a_run_that_cannot_fit_ends_before_its_first_step(album, spec, run):
