@@ -9,6 +9,7 @@ from fastapi.concurrency import run_in_threadpool
 
 from api.jobs.estimates import Estimates
 from api.jobs.hub import Hub
+from api.jobs.outlooks import Outlooks
 from core.cache import CacheFolder
 from core.db import Database
 from core.queue import Doorbell, make_celery
@@ -36,6 +37,7 @@ class Services:
     doorbell: Ringer
     serving: httpx2.AsyncClient
     estimates: Estimates
+    outlooks: Outlooks
 
     @classmethod
     def of(cls, settings: Settings) -> "Services":
@@ -47,6 +49,7 @@ class Services:
             settings=settings,
             database=database,
             estimates=Estimates(database, silent_s=3 * settings.heartbeat_s, project_bound=settings.project_jobs),
+            outlooks=Outlooks(silent_s=3 * settings.heartbeat_s),
             storage=storage,
             history=history,
             hub=Hub(database, history, redis_url=settings.redis_url),

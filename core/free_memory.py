@@ -3,25 +3,26 @@
 import os
 from pathlib import Path
 
-_MEMINFO, _CGROUPS, _MEMBERSHIP = Path("/proc/meminfo"), Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+from core.control_groups import CGROUPS, MEMBERSHIP, MemoryGroup, memory_groups
+
+_MEMINFO = Path("/proc/meminfo")
 _STATM = Path("/proc/self/statm")
-_PREFIX = "0::/"  # of control groups, version 2
+_NO_LIMIT = 2**60
 
 
-def free_bytes(*, meminfo: Path = _MEMINFO, cgroups: Path = _CGROUPS, membership: Path = _MEMBERSHIP) -> int | None:
+def free_bytes(*, meminfo: Path = _MEMINFO, cgroups: Path = CGROUPS, membership: Path = MEMBERSHIP) -> int | None:
     """Return what processes can still get before somebody is killed for it; None where nobody says.
 
     The smallest of what the kernel calls available and of what is left to each control group that we are in; pages of files
     can be taken back and count as free.
     """
-    known = [each for each in (_available(meminfo), *_left(cgroups, membership)) if each is not None]
-    return min(known, default=None)
+    left = map(_left_to, memory_groups(cgroups=cgroups, membership=membership))
+    return min((each for each in (_available(meminfo), *left) if each is not None), default=None)
 
 
-def limit_bytes(*, cgroups: Path = _CGROUPS, membership: Path = _MEMBERSHIP) -> int:
+def limit_bytes(*, cgroups: Path = CGROUPS, membership: Path = MEMBERSHIP) -> int:
     """Return what this machine has, or the smallest limit of a control group that we are in."""
-    limits = [_lines(place / "memory.max") for place in _places(cgroups, membership)]
-    known = [int(lines[0]) for lines in limits if lines and lines[0].isdigit()]
+    known = [each for each in map(_limit, memory_groups(cgroups=cgroups, membership=membership)) if each is not None]
     return min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *known])
 
 
@@ -39,30 +40,20 @@ def _available(meminfo: Path) -> int | None:
     return None
 
 
-def _left(cgroups: Path, membership: Path) -> list[int | None]:
-    """Return what is left to our group, and to each one around it."""
-    return [_left_to(place) for place in _places(cgroups, membership)]
+def _limit(group: MemoryGroup) -> int | None:
+    """Return the limit of a group; None without one, which version 1 says with a number that no machine has."""
+    lines = _lines(group.limit)
+    limit = int(lines[0]) if lines and lines[0].isdigit() else None
+    return None if limit is None or limit >= _NO_LIMIT else limit
 
 
-def _places(cgroups: Path, membership: Path) -> set[Path]:
-    """Return the folders of our group and of all around it."""
-    names = [line.removeprefix(_PREFIX) for line in _lines(membership) if line.startswith(_PREFIX)]
-    return {
-        place
-        for name in names
-        for place in (cgroups / name, *(cgroups / name).parents)
-        if cgroups in (place, *place.parents)
-    }
-
-
-def _left_to(group: Path) -> int | None:
-    (limit,), (used,) = _lines(group / "memory.max") or ["max"], _lines(group / "memory.current") or ["0"]
-    if not limit.isdigit():
+def _left_to(group: MemoryGroup) -> int | None:
+    limit = _limit(group)
+    if limit is None:
         return None
-    of_files = next(
-        (int(line.split()[1]) for line in _lines(group / "memory.stat") if line.startswith("inactive_file ")), 0
-    )
-    return max(0, int(limit) - int(used) + of_files)
+    (used,) = _lines(group.usage) or ["0"]
+    stat = dict(line.split() for line in _lines(group.stat) if len(line.split()) == 2)
+    return max(0, limit - int(used) + int(stat.get(group.idle_files, 0)))
 
 
 def _lines(path: Path) -> list[str]:

@@ -111,6 +111,12 @@ class Pictures:
         return [self._short_sides_px[number] for number in self._used()]
 
     @property
+    def used_sides_px(self) -> Iterator[tuple[int, int]]:
+        """Yield (height, width) of each image of a good row."""
+        names = list(self._numbers)
+        return (self.sides_px(names[number].hex()) for number in self._used())
+
+    @property
     def stored_bytes(self) -> int:
         """Return the size of all images of good rows."""
         return sum(self._sizes_bytes[number] for number in self._used())

@@ -23,6 +23,7 @@ from ingest.pack import PACK_FILE, write_index
 from ingest.pictures import Lookalike, Pictures
 from ingest.report import Report, Rows, counts_of
 from ingest.ruler import Gauge
+from ingest.size_tally import SIZES_FILE, SizeTally
 from ingest.skipped import OnBadRow, SkipLog
 from ingest.sources import Source, SourceRow, open_source
 from ingest.statistics import Tally
@@ -41,8 +42,8 @@ def validate(
 ) -> Report:
     """Validate an uploaded file and return the report, which is also written to `out/report.json`.
 
-    Unless the data set is refused, `out` then holds `records.parquet` and the images (`ingest.pack`), the canonical form;
-    else it holds no table. Faults of the data are in the report and raise nothing.
+    Unless the data set is refused, `out` then holds `records.parquet` and the images (`ingest.pack`), the canonical form, and
+    `sizes.json` (`vlm.size_histogram`); else it holds no table. Faults of the data are in the report and raise nothing.
 
     Args:
         path: the uploaded file, or a folder.
@@ -107,6 +108,7 @@ class _Validation:
         self._pictures = pictures
         self._gallery = gallery
         self._tally = Tally()
+        self._sizes = SizeTally()
         self._gauge = Gauge(options.ruler) if options.ruler is not None else None
         self._num_read = 0
         self._num_refused = 0
@@ -190,6 +192,7 @@ class _Validation:
         if self._refusal is not None:
             return None
         write_index(self._out, self._pictures.entries())
+        (self._out / SIZES_FILE).write_text(self._sizes.histogram(self._pictures.used_sides_px).model_dump_json())
         self._spool_file.seek(0)
         return self._spool.write(self._out, self._spool_file, splits)
 
@@ -218,6 +221,7 @@ class _Validation:
                 self._pictures.use(sha256, example=number, pointer=look.pointer, split=split)
             findings.extend(self._spool.add(draft, tuple(images), row=row.row, file=row.file))
             self._tally.add(draft, len(images))
+            self._sizes.add(draft, [self._pictures.sides_px(sha256) for sha256 in images])
         is_fatal = self._options.on_bad_row is OnBadRow.FAIL
         for finding in self._news(findings):
             self._say(finding, row=row.row, file=row.file, is_fatal=is_fatal and finding.is_error)

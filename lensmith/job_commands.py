@@ -10,6 +10,7 @@ from lensmith.client import Client
 from lensmith.memory_view import draw
 from lensmith.progress import watch
 from lensmith.reading import json_object
+from lensmith.resources import Foresight
 from lensmith.terminal import AsJson, BaseModelName, ask, complain, err, out, show, speaks_http, table
 
 jobs = typer.Typer(no_args_is_help=True, help="Jobs: create, follow, pause, resume, cancel, retry, delete.")
@@ -23,14 +24,21 @@ def create_job(
     base_model: BaseModelName,
     dataset: Annotated[str, typer.Option(help="a data set that is ready")],
     options: Annotated[str, typer.Option(help='more of the body as JSON, {"hyperparameters": {…}}')] = "{}",
+    device: Annotated[str | None, typer.Option(help="of a dry run: a card such as l4, or cpu")] = None,
     *,
     follow: Annotated[bool, typer.Option(help="watch it until it ends")] = False,
+    dry_run: Annotated[bool, typer.Option(help="make nothing: show what it would hold and take")] = False,
 ) -> None:
     """Make a job."""
     more = json_object(options, "--options")
     if more.keys() & {"base_model", "dataset"}:
         raise typer.BadParameter("an object without base_model and dataset is wanted", param_hint="--options")
+    if device is not None and not dry_run:
+        raise typer.BadParameter("goes with --dry-run", param_hint="--device")
     with Client() as client:
+        if dry_run:
+            _draw(client.jobs.dry_run(base_model=base_model, dataset=dataset, device=device, **more))
+            return
         job = client.jobs.create(base_model=base_model, dataset=dataset, **more)
         out.print(job.id)
         if follow:
@@ -173,10 +181,7 @@ def show_plan(job_id: str, *, as_json: AsJson = False) -> None:
     """Show where a job's memory goes, and what it held once it has finished."""
     with Client() as client:
         plan = client.jobs.plan(job_id)
-    if as_json or not out.is_terminal:
-        show(plan)
-    else:
-        draw(plan, out)
+    _draw(plan, as_json=as_json)
 
 
 @jobs.command("metrics")
@@ -243,3 +248,10 @@ def _detaching(job_id: str) -> Iterator[None]:
     except KeyboardInterrupt as error:
         err.print(f"\nThe job goes on; `lensmith jobs watch {job_id}` takes it up again.")
         raise typer.Exit(0) from error
+
+
+def _draw(plan: Foresight, *, as_json: bool = False) -> None:
+    if as_json or not out.is_terminal:
+        show(plan)
+    else:
+        draw(plan, out)

@@ -6,7 +6,7 @@ from typing import Any
 from lensmith import waiting
 from lensmith.errors import ApiError, Unreachable
 from lensmith.paging import all_of
-from lensmith.resources import Attempt, Batch, Checkpoint, CurvePoint, Job, LogItem, MemoryPlan
+from lensmith.resources import Attempt, Batch, Checkpoint, CurvePoint, DryRun, Job, LogItem, MemoryPlan
 from lensmith.transport import Transport, is_passing
 
 
@@ -18,9 +18,21 @@ class Jobs:
         self.batches = Batches(transport)
 
     def create(self, *, base_model: str, dataset: str, **options: Any) -> Job:
-        """Make a job. `options`: name, seed, method, hyperparameters, image, resources, priority, metadata."""
+        """Make a job.
+
+        `options`: name, seed, method, hyperparameters, image, resources, allow_quality_tradeoff, priority, metadata.
+        """
         body = {"base_model": base_model, "dataset": dataset} | options
         return Job.model_validate(self._transport.post("/jobs", json=body))
+
+    def dry_run(self, *, base_model: str, dataset: str, device: str | None = None, **options: Any) -> DryRun:
+        """Return what a job would hold, how long it would take and what it would choose; nothing is made.
+
+        `device`: a card such as `l4`, or `cpu`; None: the best worker that is there. `options` are those of `create`.
+        """
+        body = {"base_model": base_model, "dataset": dataset} | options
+        question = {"dry_run": True} | ({} if device is None else {"device": device})
+        return DryRun.model_validate(self._transport.post("/jobs", json=body, params=question))
 
     def clone(self, job_id: str, /, **changes: Any) -> Job:
         """Make a job as another one was made, but for these changes: options of `create`, laid over field by field."""

@@ -4,14 +4,20 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lensmith.resources import MemoryPlan, PhaseMemory
+from lensmith.resources import DryRun, Duration, Foresight, MemoryPlan, PhaseMemory
 
 _BAR = 32  # cells of the largest part
 
 
-def draw(plan: MemoryPlan, console: Console) -> None:
-    """Print the plan, and beside it what was held where the job has finished."""
+def draw(plan: Foresight, console: Console) -> None:
+    """Print a plan: whether it fits, or what was held where the job has finished; then where the memory goes."""
     console.print(_headline(plan))
+    if isinstance(plan, DryRun) and plan.budget_gb is not None:
+        console.print(_verdict(plan, plan.budget_gb))
+    if plan.time is not None:
+        console.print(_duration(plan.time))
+    for choice in plan.choices:
+        console.print(Text.assemble(("· ", "cyan"), choice))
     console.print()
     console.print(_phases(plan))
     peak = next(phase for phase in plan.phases if phase.phase == plan.peak["phase"])
@@ -29,19 +35,47 @@ def size(num_bytes: float) -> str:
     return f"{num_bytes:,.0f} B"
 
 
-def _headline(plan: MemoryPlan) -> Text:
+def span(seconds: float) -> str:
+    """Return a time in words, as coarse as it is long."""
+    for unit, step in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * step:
+            return f"{seconds / step:,.0f} {unit}"
+    return f"{seconds:,.0f} s"
+
+
+def _verdict(plan: DryRun, budget_gb: float) -> Text:
+    if plan.fits:
+        return Text.assemble(
+            ("Fits ", "bold green"), f"{budget_gb:g} GB; at the least it needs {plan.smallest_gb:g} GB"
+        )
+    return Text.assemble(("Does not fit ", "bold red"), f"{budget_gb:g} GB; it needs {plan.smallest_gb:g} GB")
+
+
+def _duration(time: Duration) -> Text:
+    work = f"{time.steps:,} steps over {time.examples:,} examples, {time.tokens:,} tokens"
+    if time.seconds is None:
+        return Text(f"{work}; {time.source}")
+    low, high = span(time.seconds.low), span(time.seconds.high)
+    return Text.assemble(
+        ("Time ", "bold"),
+        (span(time.seconds.expected), "bold cyan"),
+        f", between {low} and {high} ({time.source}): {work}",
+    )
+
+
+def _headline(plan: Foresight) -> Text:
     peak = plan.peak
     line = Text.assemble(
         ("Peak ", "bold"),
         (size(peak["expected"]), "bold cyan"),
-        f" on {plan.device} while {peak['phase']}, between {size(peak['low'])} and {size(peak['high'])}",
+        f" on {plan.place or plan.device} while {peak['phase']}, between {size(peak['low'])} and {size(peak['high'])}",
     )
-    if plan.measured is not None and plan.error is not None:
+    if isinstance(plan, MemoryPlan) and plan.measured is not None and plan.error is not None:
         line.append(f"; it held {size(plan.measured['peak'])} ({plan.error:+.1%} planned)")
     return line
 
 
-def _phases(plan: MemoryPlan) -> Table:
+def _phases(plan: Foresight) -> Table:
     rows = Table("phase", "expected", "at most", "held", box=None, header_style="bold")
     for phase in plan.phases:
         held = "-" if phase.measured is None else size(phase.measured)

@@ -170,15 +170,52 @@ class PhaseMemory(_Value):
     measured: int | None
 
 
-class MemoryPlan(_Value):
-    """The memory of a job; `error` is that of the plan, as a share of what was measured."""
+class Seconds(_Value):
+    """How long a run takes."""
+
+    low: float
+    expected: float
+    high: float
+
+
+class Duration(_Value):
+    """What a run has to do; `seconds` is None where nobody knows how fast the device is."""
+
+    steps: int
+    examples: int
+    tokens: int
+    operations: float
+    seconds: Seconds | None
+    source: str
+
+
+class Foresight(_Value):
+    """What a run holds and how long it takes; `choices` are what was chosen for memory's sake."""
 
     device: str
+    place: str | None
+    based_on: str
     peak: dict[str, Any]
     phases: tuple[PhaseMemory, ...]
     disk: dict[str, int]
+    choices: tuple[str, ...]
+    time: Duration | None
+
+
+class MemoryPlan(Foresight):
+    """The plan of a job; `error` is that of its peak, as a share of what was measured."""
+
     measured: dict[str, int] | None
     error: float | None
+
+
+class DryRun(Foresight):
+    """A job that was not made. Budgets are in 10^9 bytes; `smallest_gb` is the smallest that is enough."""
+
+    fits: bool
+    budget_gb: float | None
+    smallest_gb: float
+    settings: dict[str, Any]
 
 
 class Attempt(_Value):

@@ -1,10 +1,13 @@
 """Claims: which piece of work is next, and taking it under a lease.
 
 The order is priority, then fair share between projects (fewest leased pieces of work on the queue, then least device
-time of the last day), then age. `api.jobs.forecast` simulates the same order.
+time of the last day), then age. `api.jobs.forecast` simulates the same order. Work whose memory plan does not fit what is free
+of the worker's device is passed over, but not for ever.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 import sqlalchemy as sa
 from sqlalchemy.sql.elements import ColumnElement, SQLColumnExpression
@@ -17,8 +20,25 @@ from models.event import note
 from models.leases import LONGEST_WAIT_S, Claim
 from models.states import LEASED, WorkState
 from models.work import Attempt, Work
+from models.worker import Worker
 
 SHARE_WINDOW_S = 86_400.0  # of the device time that counts for fair share
+PATIENCE = timedelta(minutes=10)  # that work waits for memory before smaller work stops overtaking it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Promise:
+    """What running work may hold of a device, in bytes; `pid` is the worker's that runs it."""
+
+    pid: int
+    memory_bytes: int
+
+
+Headroom = Callable[[Sequence[Promise]], int | None]
+
+
+def unbounded(_promises: Sequence[Promise]) -> None:
+    """Tell that nobody knows how much memory there is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,10 +48,16 @@ class Offer:
     Attributes:
         gpus: How many it has.
         classes: Names of what it is; work that asks for a class is taken by a worker of that class only.
+        device: Whose memory it uses; workers may share one.
+        memory_bytes: Of the device, in all; None where nobody knows.
+        headroom: Returns what of it more work may hold beside what was promised to work that runs.
     """
 
     gpus: int = 0
     classes: frozenset[str] = frozenset()
+    device: str | None = None
+    memory_bytes: int | None = None
+    headroom: Headroom = unbounded
 
 
 NOTHING_SPECIAL = Offer()
@@ -57,11 +83,13 @@ def claim(
         project_bound: How many pieces of work of one project may be leased at once; 0: as many as there are workers.
     """
     _serialize(session, queue)
+    headroom_bytes = offer.headroom(promises(session, offer.device))
+    if headroom_bytes is not None and _is_kept_free(session, queue, offer, project_bound, headroom_bytes):
+        return None
+    chosen = _next(queue, offer, project_bound, headroom_bytes).scalar_subquery()
     taken = session.execute(
         sa.update(Work)
-        .where(
-            col(Work.id) == _next(queue, offer, project_bound).scalar_subquery(), col(Work.state) == WorkState.QUEUED
-        )
+        .where(col(Work.id) == chosen, col(Work.state) == WorkState.QUEUED)
         .values(
             state=WorkState.RUNNING,
             fence=col(Work.fence) + 1,
@@ -99,7 +127,30 @@ def claim(
     )
     session.flush()
     note(session, work_id, f"Attempt {attempt} started.", fence=fence, state=WorkState.RUNNING, worker=worker_id)
-    return Claim(work_id=work_id, project=project, kind=kind, fence=fence, attempt=attempt)
+    return Claim(
+        work_id=work_id, project=project, kind=kind, fence=fence, attempt=attempt, headroom_bytes=headroom_bytes
+    )
+
+
+def promises(session: Session, device: str | None) -> list[Promise]:
+    """Return what was promised of a device to work that runs."""
+    rows = session.execute(
+        sa.select(col(Worker.pid), col(Work.memory_bytes))
+        .join(Worker, col(Worker.id) == col(Work.lease_owner))
+        .where(col(Work.state).in_(LEASED), col(Work.memory_bytes).is_not(None), col(Worker.device) == device)
+    )
+    return [Promise(pid=pid, memory_bytes=memory_bytes) for pid, memory_bytes in rows]
+
+
+def _is_kept_free(session: Session, queue: Queue, offer: Offer, project_bound: int, headroom_bytes: int) -> bool:
+    """Tell whether the next work waits for memory for so long that smaller work must not overtake it any more."""
+    work_id = session.execute(_next(queue, offer, project_bound)).scalar()
+    if work_id is None:
+        return False
+    work = session.get_one(Work, work_id)
+    needed = work.memory_bytes or 0
+    could_fit = offer.memory_bytes is None or needed <= offer.memory_bytes
+    return needed > headroom_bytes and could_fit and utc_now() - work.created_at > PATIENCE
 
 
 def device_time(queue: Queue) -> sa.CTE:
@@ -127,7 +178,7 @@ def is_available(at_s: SQLColumnExpression[float]) -> ColumnElement[bool]:
     return sa.or_(at_s <= NowS(), at_s > NowS() + LONGEST_WAIT_S)
 
 
-def _next(queue: Queue, offer: Offer, project_bound: int) -> sa.Select[str]:
+def _next(queue: Queue, offer: Offer, project_bound: int, headroom_bytes: int | None = None) -> sa.Select[str]:
     leased = (
         sa.select(col(Work.project), sa.func.count().label("num"))
         .where(col(Work.queue) == queue, col(Work.state).in_(LEASED))
@@ -152,6 +203,8 @@ def _next(queue: Queue, offer: Offer, project_bound: int) -> sa.Select[str]:
         .limit(1)
         .with_for_update(skip_locked=True, of=Work)
     )
+    if headroom_bytes is not None:
+        waiting = waiting.where(sa.func.coalesce(col(Work.memory_bytes), 0) <= headroom_bytes)
     return waiting.where(num_leased < project_bound) if project_bound else waiting
 
 

@@ -78,6 +78,15 @@ class Dataset(SQLModel, table=True):
         return f"{self.prefix}/report-{fence}.json"
 
 
+class DatasetSizes(SQLModel, table=True):
+    """How large the examples of a data set are (`vlm.size_histogram`): apart, because only who plans a job reads it."""
+
+    __tablename__ = "dataset_sizes"
+
+    dataset_id: str = Field(foreign_key="dataset.id", primary_key=True, max_length=64, ondelete="CASCADE")
+    sizes: dict[str, Any] = Field(sa_type=sa.JSON)
+
+
 def upload_key(project: str, dataset_id: str) -> str:
     """Return the key of the file of a data set that was uploaded."""
     return f"{_prefix(project, dataset_id)}/upload"
@@ -155,6 +164,17 @@ def page(session: Session, *, project: str, before: str | None, limit: int) -> l
 def record(session: Session, dataset_id: str, **values: Any) -> None:
     """Write what validation found."""
     session.execute(sa.update(Dataset).where(col(Dataset.id) == dataset_id).values(**values))
+
+
+def record_sizes(session: Session, dataset_id: str, sizes: dict[str, Any]) -> None:
+    """Write how large its examples are, in place of what was known."""
+    session.merge(DatasetSizes(dataset_id=dataset_id, sizes=sizes))
+
+
+def sizes_of(session: Session, dataset_id: str) -> dict[str, Any] | None:
+    """Return how large its examples are; None of one that was validated before anybody counted."""
+    found = session.get(DatasetSizes, dataset_id)
+    return None if found is None else found.sizes
 
 
 def delete(session: Session, dataset_id: str) -> None:

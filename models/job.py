@@ -13,6 +13,8 @@ from core.db import NowS, UtcDateTime
 from models.states import TERMINAL, WorkState
 from models.work import DEFAULT_PROJECT, Work
 
+_STILL_TRUE = ("time",)  # of a plan that was made with the job
+
 
 class Job(SQLModel, table=True):
     """One fine-tuning job. Its state, phase, attempts and failure are its work's."""
@@ -170,6 +172,16 @@ def delete(session: Session, job_id: str) -> None:
 def record(session: Session, job_id: str, **values: Any) -> None:
     """Write what the run reported."""
     session.execute(sa.update(Job).where(col(Job.id) == job_id).values(**values))
+
+
+def record_plan(session: Session, job_id: str, plan: dict[str, Any]) -> None:
+    """Write what the run will hold, in place of what was foreseen; how long it takes is still what was foreseen."""
+    job = session.get_one(Job, job_id)
+    job.plan = {name: value for name, value in (job.plan or {}).items() if name in _STILL_TRUE} | plan
+    session.add(job)
+    may_hold = sa.update(Work).where(col(Work.id) == job_id).values(memory_bytes=plan["peak"]["high"])
+    session.execute(may_hold)
+    session.flush()
 
 
 def begin_anew(session: Session, job_id: str) -> None:

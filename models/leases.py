@@ -49,6 +49,7 @@ class Claim:
     kind: Kind
     fence: int
     attempt: int
+    headroom_bytes: int | None = None  # that it may hold, as things stood when it was claimed; None: nobody knows
 
 
 def heartbeat(session: Session, claimed: Claim, *, lease_s: float) -> WorkState | None:

@@ -28,6 +28,7 @@ class Entry:
     priority: int
     gpus: int
     resource_class: str | None
+    memory_bytes: int | None
     held_s: float
     worker_id: str | None
     seconds_left: float | None
@@ -46,7 +47,9 @@ class Snapshot:
 def look(session: Session, queue: Queue, *, silent_s: float) -> Snapshot:
     """Return the queue as it stands; a worker that was silent for so long does not count."""
     now_s = session.execute(sa.select(NowS())).scalar_one()
-    work = [getattr(Work, name) for name in ("id", "project", "priority", "gpus", "resource_class", "state")]
+    work = [
+        getattr(Work, name) for name in ("id", "project", "priority", "gpus", "resource_class", "memory_bytes", "state")
+    ]
     lease = [col(Work.available_at_s), col(Work.lease_owner), col(Attempt.began_s)]
     job = [col(Job.base_model), col(Job.planned_examples), col(Job.progress)]
     rows = session.execute(
@@ -55,7 +58,7 @@ def look(session: Session, queue: Queue, *, silent_s: float) -> Snapshot:
         .outerjoin(Attempt, sa.and_(col(Attempt.work_id) == col(Work.id), col(Attempt.ended_at).is_(None)))
         .where(col(Work.queue) == queue, col(Work.state).in_([WorkState.QUEUED, *LEASED]))
     ).all()
-    rates = {base: _seconds_per_example(session, base) for base in {row.base_model for row in rows if row.base_model}}
+    rates = {base: seconds_per_example(session, base) for base in {row.base_model for row in rows if row.base_model}}
     waiting: list[Entry] = []
     running: list[Entry] = []
     for row in rows:
@@ -67,6 +70,7 @@ def look(session: Session, queue: Queue, *, silent_s: float) -> Snapshot:
             priority=row.priority,
             gpus=row.gpus,
             resource_class=row.resource_class,
+            memory_bytes=row.memory_bytes,
             held_s=held_s if 0 < held_s <= LONGEST_WAIT_S else 0.0,
             worker_id=row.lease_owner,
             seconds_left=(
@@ -77,7 +81,7 @@ def look(session: Session, queue: Queue, *, silent_s: float) -> Snapshot:
         )
         (waiting if is_waiting else running).append(entry)
     workers = session.execute(
-        sa.select(col(Worker.id), col(Worker.capacity)).where(
+        sa.select(col(Worker.id), col(Worker.capacity), col(Worker.headroom_bytes)).where(
             col(Worker.queue) == queue, col(Worker.heartbeat_at_s) >= now_s - silent_s
         )
     ).all()
@@ -85,12 +89,12 @@ def look(session: Session, queue: Queue, *, silent_s: float) -> Snapshot:
     return Snapshot(
         waiting=waiting,
         running=running,
-        workers={row.id: row.capacity for row in workers},
+        workers={row.id: row.capacity | {"headroom_bytes": row.headroom_bytes} for row in workers},
         used_s={row.project: row.used_s for row in session.execute(sa.select(used.c.project, used.c.used_s))},
     )
 
 
-def _seconds_per_example(session: Session, base_model: str) -> float | None:
+def seconds_per_example(session: Session, base_model: str) -> float | None:
     """Return the median over the last jobs of a base that succeeded, all attempts of each together."""
     last = (
         sa.select(col(Job.id), col(Job.planned_examples))

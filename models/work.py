@@ -51,6 +51,11 @@ class Work(SQLModel, table=True):
     )
     gpus: int = Field(default=0, description="GPUs that it cannot do without")
     resource_class: str | None = Field(default=None, max_length=64, description="of the worker; null: any")
+    memory_bytes: int | None = Field(
+        default=None,
+        sa_type=sa.BigInteger,
+        description="that it cannot do without, and once it runs those that it may hold; null: nobody knows",
+    )
     last_seq: int = Field(default=0, description="the sequence number of the newest log item")
     last_flush: int = Field(default=0, description="the newest flush of its attempt's events that the rows hold")
 

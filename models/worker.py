@@ -20,6 +20,12 @@ class Worker(SQLModel, table=True):
     pid: int
     version: str = Field(max_length=32)
     capacity: dict[str, Any] = Field(sa_type=sa.JSON, description="slots, cores, machine")
+    device: str | None = Field(
+        default=None, max_length=400, description="whose memory it uses, in words that no other device has"
+    )
+    headroom_bytes: int | None = Field(
+        default=None, sa_type=sa.BigInteger, description="that its next piece of work may hold, when it last looked"
+    )
     started_at_s: float = Field(sa_type=sa.Double)
     heartbeat_at_s: float = Field(sa_type=sa.Double)
 
@@ -27,7 +33,10 @@ class Worker(SQLModel, table=True):
 def beat(session: Session, worker: Worker) -> None:
     """Write that a worker lives; the first time, that it is there."""
     known = session.execute(
-        sa.update(Worker).where(col(Worker.id) == worker.id).values(heartbeat_at_s=NowS()).returning(col(Worker.id))
+        sa.update(Worker)
+        .where(col(Worker.id) == worker.id)
+        .values(heartbeat_at_s=NowS(), headroom_bytes=worker.headroom_bytes)
+        .returning(col(Worker.id))
     ).first()
     if known is None:
         now = session.execute(select(NowS())).scalar_one()
@@ -42,6 +51,12 @@ def forget(session: Session, worker_id: str) -> None:
 def forget_silent(session: Session, *, silent_s: float) -> None:
     """Remove workers that have not been heard of for a long time."""
     session.execute(sa.delete(Worker).where(col(Worker.heartbeat_at_s) < NowS() - silent_s))
+
+
+def capacities(session: Session, queue: Queue, *, silent_s: float) -> list[dict[str, Any]]:
+    """Return what the workers of a queue have that were heard of within `silent_s`."""
+    query = select(Worker.capacity).where(Worker.queue == queue, col(Worker.heartbeat_at_s) >= NowS() - silent_s)
+    return [dict(capacity) for capacity in session.exec(query.order_by(col(Worker.id)))]
 
 
 def alive(session: Session, *, silent_s: float) -> dict[Queue, int]:

@@ -70,6 +70,10 @@ class Fitted:
         """Tell whether a budget is enough."""
         return self.plan.most_bytes <= budget_gb * _GB
 
+    def document(self) -> dict[str, Any]:
+        """Return the plan as JSON, with what was chosen for memory's sake."""
+        return self.plan.document() | {"choices": list(self.choices)}
+
     @property
     def needed_gb(self) -> float:
         """Return the smallest budget that is enough, rounded up."""
@@ -89,7 +93,7 @@ def fit(
         on_gpu: Whether it runs on one.
         edges_px: Shorter longest edges of pictures that the base can take, falling.
     """
-    plan_of = cache(plan_of)
+    plan_of = cache(plan_of)  # each recipe is asked for several times
 
     def held(rungs: Sequence[_Rung]) -> int:
         return plan_of(_made(recipe, rungs)).most_bytes

@@ -77,7 +77,7 @@ def foresee(prospect: Prospect, *, child: Child) -> Recipe:
 
 
 def _tell(fitted: Fitted, child: Child) -> None:
-    child.events.emit(Planned(plan=fitted.plan.document()))
+    child.events.emit(Planned(plan=fitted.document() | {"based_on": "every row", "place": device.describe()}))
     for choice in fitted.choices:
         child.events.log(choice)
 
@@ -98,7 +98,10 @@ def _within(limit: PassLimit | None, schedule: Schedule) -> Schedule:
 def _free_gb(spec: TrainingSpec) -> float | None:
     """Return what the run may hold as things stand; None where nobody knows.
 
-    Nor with several processes: each would see other figures, and they have to choose alike.
+    What is free, but not what was promised to runs beside it. Nor with several processes: each would see other figures, and
+    they have to choose alike.
     """
-    available = device.memory_bytes() if spec.resources.resolved_processes == 1 else None
-    return None if available is None else round(available / 1e9, 2)
+    if spec.resources.resolved_processes > 1:
+        return None
+    known = [each for each in (device.memory_bytes(), spec.headroom_bytes) if each is not None]
+    return round(min(known) / 1e9, 2) if known else None

@@ -102,7 +102,7 @@ class Held:
 
     def _features(self) -> int:
         """Return what is kept of all images: what the connector makes of them, or takes where it is trained."""
-        geometry, tiles = self._run.geometry, sum(image.tiles for image in self._run.images)
+        geometry, tiles = self._run.geometry, self._run.num_tiles
         if self._run.method.train_connector:
             return tiles * geometry.vision.patches * geometry.vision.hidden * self._run.item_bytes
         return tiles * geometry.tokens_per_tile * geometry.text.hidden * self._run.item_bytes

@@ -39,14 +39,21 @@ class Sizes:
     """All examples and images of a run.
 
     Attributes:
-        images: Each distinct one, in the order in which the run looks at them.
+        images: Each distinct one, in the order in which the run looks at them; of very many, some.
         distinct_tokens: How many different tokens the texts have; None when nobody knows.
+        num_tiles: Of all images; None: of those in `images`.
     """
 
     train: Sequence[Size]
     validation: Sequence[Size]
     images: Sequence[ImageSize]
     distinct_tokens: int | None = None
+    num_tiles: int | None = None
+
+    @property
+    def all_tiles(self) -> int:
+        """Return the tiles of all images."""
+        return sum(image.tiles for image in self.images) if self.num_tiles is None else self.num_tiles
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,6 +28,7 @@ class PlannedRun:
         validation: Every pass of validation.
         num_shapes: How many different numbers of tokens they have, as far as steps come together in any order.
         images: Each distinct one that the run needs, in the order in which they are looked at.
+        num_tiles: Of all of them.
         distinct_tokens: How many different tokens the texts have; None when nobody knows.
     """
 
@@ -40,6 +41,7 @@ class PlannedRun:
     validation: Sequence[Pass]
     num_shapes: int
     images: Sequence[ImageSize]
+    num_tiles: int
     distinct_tokens: int | None = None
 
     @property

@@ -46,6 +46,7 @@ def plan_run(geometry: Geometry, method: Method, schedule: Schedule, *, sizes: S
         validation=validation,
         num_shapes=len({each.tokens for each in usual + validation}),
         images=sizes.images,
+        num_tiles=sizes.all_tiles,
         distinct_tokens=sizes.distinct_tokens,
     )
     return plan(run, calibration())

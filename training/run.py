@@ -3,6 +3,7 @@
 A job that asks for several processes gets them here: the child becomes their launcher.
 """
 
+import gc
 import json
 from typing import Any
 
@@ -34,6 +35,7 @@ def work(child: Child) -> dict[str, Any]:
     use_gpus(rank() * spec.resources.gpus_per_process, count=spec.resources.gpus_per_process)
     from training.pipeline import fine_tune  # late: torch takes seconds, and the supervisor waits for `hello`
 
+    gc.freeze()  # what was imported stays: to look at its 600,000 objects takes 0.3 s at each change of phase
     return fine_tune(spec, child)
 
 

@@ -205,6 +205,9 @@ class TrainingSpec(_Options):
     features_bytes: int = Field(0, ge=0, description="what the feature cache may hold, for all jobs together")
     adapter_name: str = Field("adapter", description="for the model card")
     pass_limit: PassLimit | None = Field(None, description="what a run like this one found that memory holds")
+    headroom_bytes: int | None = Field(
+        None, ge=0, description="of the device's memory, beside what was promised to other runs; none: nobody knows"
+    )
     resume_from: Path | None = Field(None, description="a folder of checkpoints; the newest whole one is gone on from")
 
     @model_validator(mode="after")

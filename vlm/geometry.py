@@ -1,10 +1,10 @@
-"""The published shapes of the SmolVLM line: what a model costs follows from them. Torch-free data beside the catalogue.
+"""The published shapes of the SmolVLM line and of our own bases: what a model costs follows from them. Torch-free data beside the catalogue.
 
 Source: `config.json` and the processor's settings of each model on the Hub. A test builds each of them without memory and
 holds its number of parameters against what the Hub publishes.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vlm import catalog
 from vlm.cutting import Cutting
@@ -66,6 +66,7 @@ class Geometry:
         is_head_tied: Whether the head shares the embedding's weights. The class could; the checkpoints do not: only with a
             head of its own do the parameters add up to what is published.
         precision: How the published weights are held.
+        is_split: Whether its processor cuts images into tiles.
     """
 
     id: str
@@ -75,6 +76,7 @@ class Geometry:
     longest_edge_px: int
     is_head_tied: bool = False
     precision: Precision = "bf16"
+    is_split: bool = True
 
     @property
     def family(self) -> str:
@@ -94,7 +96,7 @@ class Geometry:
         return Cutting(
             longest_edge_px=self.longest_edge_px,
             tile_px=self.vision.side_px,
-            is_split=True,
+            is_split=self.is_split,
             tokens_per_tile=self.tokens_per_tile,
         )
 
@@ -155,7 +157,40 @@ GEOMETRIES: tuple[Geometry, ...] = (
 )
 
 
+# The bases that Lensmith builds itself: one tile of each image, and a head that shares the embedding's weights.
+BUILT: tuple[Geometry, ...] = (
+    Geometry(
+        id="lensmith-demo",
+        text=replace(_SMOLLM2_135M, vocabulary=49192),
+        vision=VisionShape(hidden=224, heads=7, intermediate=896, layers=6, side_px=64, patch_px=16),
+        pixel_shuffle=2,
+        longest_edge_px=64,
+        is_head_tied=True,
+        is_split=False,
+    ),
+    Geometry(
+        id="tiny",
+        text=TextShape(
+            hidden=64,
+            heads=4,
+            kv_heads=2,
+            intermediate=128,
+            layers=2,
+            vocabulary=299,
+            context_tokens=1024,
+            rope_theta=10_000.0,
+        ),
+        vision=VisionShape(hidden=32, heads=2, intermediate=64, layers=2, side_px=32, patch_px=8),
+        pixel_shuffle=2,
+        longest_edge_px=32,
+        is_head_tied=True,
+        precision="fp32",
+        is_split=False,
+    ),
+)
+
+
 def find(name: str) -> Geometry | None:
     """Return the shape of the model with this short name or Hub id; None where only its own files say it."""
     entry = catalog.find(name)
-    return next((each for each in GEOMETRIES if entry is not None and each.id == entry.id), None)
+    return next((each for each in GEOMETRIES + BUILT if entry is not None and each.id == entry.id), None)

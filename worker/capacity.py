@@ -4,9 +4,11 @@ import os
 from pathlib import Path
 
 from core.free_memory import limit_bytes
+from vlm.precision import Precision
 
 _GPUS = Path("/proc/driver/nvidia/gpus")
 _DEVICES = Path("/dev")
+_CPUINFO = Path("/proc/cpuinfo")
 
 
 def num_gpus(*, driver: Path = _GPUS, devices: Path = _DEVICES) -> int:
@@ -29,6 +31,15 @@ def device_name(*, driver: Path = _GPUS) -> str:
     if num_gpus(driver=driver):
         return " + ".join(sorted(_models(driver))) or "GPU"
     return f"CPU, {os.cpu_count()} cores, {limit_bytes() / 2**30:.0f} GiB"
+
+
+def precision(*, cpuinfo: Path = _CPUINFO) -> Precision:
+    """Return what the processor computes in best; a GPU's precision follows from its model."""
+    try:
+        flags = next(line for line in cpuinfo.read_text().splitlines() if line.startswith("flags")).split()
+    except (OSError, StopIteration):
+        return "fp32"
+    return "bf16" if {"avx512_bf16", "amx_bf16"} & set(flags) else "fp32"
 
 
 def _models(driver: Path) -> set[str]:

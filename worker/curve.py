@@ -51,7 +51,7 @@ class Curve(Recorder):
                 self._begins_anew = False
             jobs.record(session, work_id, settings=event.settings, provenance=event.provenance)
         elif isinstance(event, Planned):
-            jobs.record(session, work_id, plan=event.plan)
+            jobs.record_plan(session, work_id, event.plan)
         elif isinstance(event, Limited):
             Limits(self._job).learn(session, PassLimit.model_validate(event.limit))
         elif isinstance(event, Metric):

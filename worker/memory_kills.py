@@ -2,27 +2,18 @@
 
 from pathlib import Path
 
-_CGROUPS = Path("/sys/fs/cgroup")
-_MEMBERSHIP = Path("/proc/self/cgroup")
+from core.control_groups import memory_groups
+
 _WHOLE_MACHINE = Path("/proc/vmstat")
 
 
 def memory_kills() -> int | None:
     """Return how many processes were killed for want of memory since the start; None where nobody counts."""
-    for path in (*_of_our_group(), _WHOLE_MACHINE):
+    for path in (*(group.events for group in memory_groups()), _WHOLE_MACHINE):
         count = _count(path)
         if count is not None:
             return count
     return None
-
-
-def _of_our_group() -> list[Path]:
-    try:
-        lines = _MEMBERSHIP.read_text().splitlines()
-    except OSError:
-        return []
-    names = [line.removeprefix("0::/") for line in lines if line.startswith("0::/")]
-    return [_CGROUPS / name / "memory.events" for name in names]
 
 
 def _count(path: Path) -> int | None:

@@ -20,12 +20,13 @@ from core.storage import Storage
 from core.wakeups import Publisher
 from models import expiry, idempotency
 from models import worker as workers
-from models.claims import Offer
+from models.claims import Offer, promises
 from models.states import Kind
 from models.worker import Worker
 from worker.app import app
 from worker.archive import archive_logs
-from worker.capacity import num_gpus
+from worker.capacity import device_name, num_gpus, precision
+from worker.headroom import headroom_here
 from worker.janitor import clean, forget_checkpoints
 from worker.kinds import Rooms
 from worker.runner import Slot
@@ -53,7 +54,8 @@ class Service:
         self._storage = Storage.from_url(settings.resolved_storage_url, retry_s=settings.heartbeat_s)
         rooms = Rooms(self._database, self._storage, settings.layout)
         validation = Validation(rooms, Sources(settings), remote_images=settings.remote_images)
-        offer = Offer(gpus=num_gpus(), classes=settings.worker_class_names)
+        offer = _offer(queue, settings)
+        self._offer = offer
         self._row = _describe(queue, offer)
         self._publisher = Publisher(settings.redis_url)
         self.slot = Slot(
@@ -139,6 +141,7 @@ class Service:
 
     def _beat(self) -> None:
         with self._database.write() as session:
+            self._row.headroom_bytes = self._offer.headroom(promises(session, self._offer.device))
             workers.beat(session, self._row)
 
     def _thread(self, name: str, act: Callable[[], None], *, every_s: float) -> threading.Thread:
@@ -158,6 +161,20 @@ class Service:
         return threading.Thread(target=repeat, name=name, daemon=True)
 
 
+def _offer(queue: Queue, settings: Settings) -> Offer:
+    """Return what this worker can take; only training is planned, so only its workers look at memory."""
+    if queue is not Queue.GPU:
+        return Offer(gpus=num_gpus(), classes=settings.worker_class_names)
+    headroom = headroom_here()
+    return Offer(
+        gpus=num_gpus(),
+        classes=settings.worker_class_names,
+        device=headroom.name,
+        memory_bytes=headroom.memory_bytes,
+        headroom=headroom,
+    )
+
+
 def _describe(queue: Queue, offer: Offer) -> Worker:
     return Worker(
         id=new_id(Prefix.WORKER),
@@ -171,7 +188,11 @@ def _describe(queue: Queue, offer: Offer) -> Worker:
             "machine": platform.machine(),
             "gpus": offer.gpus,
             "classes": sorted(offer.classes),
+            "device": device_name(),
+            "memory_bytes": offer.memory_bytes,
+            "precision": precision(),
         },
+        device=offer.device,
         started_at_s=0.0,
         heartbeat_at_s=0.0,
     )

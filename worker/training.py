@@ -61,6 +61,7 @@ class Training:
             features_bytes=self._feature_cache_bytes,
             adapter_name=job.name,
             pass_limit=pass_limit,
+            headroom_bytes=attempt.claim.headroom_bytes,
             resume_from=staging / checkpoints.FOLDER if step is not None else None,
             **job.request,
         )

@@ -14,6 +14,7 @@ from core.errors import FailureCode, WorkFailed
 from core.events import ChildEvent, Phase, Progress
 from core.storage import Storage
 from ingest.pack import packed_images
+from ingest.size_tally import SIZES_FILE
 from models import dataset as datasets
 from models import leases
 from models.dataset import image_key
@@ -74,6 +75,7 @@ class Validation:
         _store_images(storage, claim, staging, grace_s=attempt.settings.janitor_grace_s)
         storage.put_file(dataset.records_key(result["digest"]), staging / "records.parquet")
         storage.put_file(dataset.report_key(claim.fence), staging / "report.json")
+        sizes = json.loads((staging / SIZES_FILE).read_text())
 
         def apply(session: Session) -> None:
             datasets.record(
@@ -88,6 +90,7 @@ class Validation:
                 report_fence=claim.fence,
                 progress=None,
             )
+            datasets.record_sizes(session, claim.work_id, sizes)
 
         return apply
 

@@ -32,7 +32,7 @@ def create_batch(
         project=project,
         key=key,
         content=fingerprint(body.model_dump(mode="json")),
-        make=lambda session: sweeps.create(session, body, project=project),
+        make=lambda session: sweeps.create(session, body, services.outlooks, project=project),
     )
     if not answer.replayed:
         services.doorbell.ring(Queue.GPU, answer.body["jobs"][0]["id"])

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 
+_Line = tuple[int, str, tuple[str, ...]]
+
 _UNKNOWN_S = 3600.0  # stands in for a length that is not known, where only the order is asked
 
 
@@ -22,6 +24,7 @@ class Waiting:
     seconds: float | None = None
     gpus: int = 0
     resource_class: str | None = None
+    memory_bytes: int | None = None
     held_s: float = 0.0
 
 
@@ -41,10 +44,14 @@ class Place:
     id: str
     gpus: int = 0
     classes: frozenset[str] = frozenset()
+    memory_bytes: int | None = None
+    headroom_bytes: int | None = None
 
     def can_take(self, work: Waiting) -> bool:
-        """Tell whether it has what the work asks for."""
-        return work.gpus <= self.gpus and (work.resource_class is None or work.resource_class in self.classes)
+        """Tell whether it has what the work asks for, when nothing else runs on its device."""
+        has_memory = self.memory_bytes is None or (work.memory_bytes or 0) <= self.memory_bytes
+        is_of_class = work.resource_class is None or work.resource_class in self.classes
+        return work.gpus <= self.gpus and is_of_class and has_memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +81,8 @@ def forecast(
         leased[each.project] += 1
     rest = sorted((each for each in waiting if each.id not in starts), key=lambda each: (-each.priority, each.id))
     by_id = {each.id: each for each in waiting}
+    busy = {each.worker_id for each in running}
+    idle = [each for each in places if each.id not in busy]
     estimates = {}
     for position, work in enumerate([*(by_id[key] for key in starts), *rest], start=1):
         start = starts.get(work.id)
@@ -82,25 +91,47 @@ def forecast(
             position=position,
             start_s=start,
             finish_s=finish,
-            waiting_for=_waiting_for(work, places, num_leased=leased[work.project], project_bound=project_bound),
+            waiting_for=_waiting_for(work, places, num_leased=leased[work.project], project_bound=project_bound)
+            or _short_of_memory(work, idle),
         )
     return estimates
 
 
 def _waiting_for(work: Waiting, places: Sequence[Place], *, num_leased: int, project_bound: int) -> str | None:
     """Say why free workers would not help; None where work waits for its turn."""
-    if not places:
-        return "no worker of the queue is running"
-    of_class = [each for each in places if work.resource_class is None or work.resource_class in each.classes]
-    if not of_class:
-        return f"no worker offers class {work.resource_class}"
-    if not any(each.can_take(work) for each in of_class):
-        return f"no worker has {work.gpus} GPUs; the most is {max(each.gpus for each in of_class)}"
+    if not any(each.can_take(work) for each in places):
+        return _lacking(work, places)
     if work.held_s > 0:
         return f"held back for {work.held_s:.0f} s after a failure of storage"
     if project_bound and num_leased >= project_bound:
         return f"the project runs {num_leased} of {project_bound} jobs"
     return None
+
+
+def _lacking(work: Waiting, places: Sequence[Place]) -> str:
+    """Say what the workers lack, of which none can take the work."""
+    if not places:
+        return "no worker of the queue is running"
+    of_class = [each for each in places if work.resource_class is None or work.resource_class in each.classes]
+    if not of_class:
+        return f"no worker offers class {work.resource_class}"
+    if all(each.gpus < work.gpus for each in of_class):
+        return f"no worker has {work.gpus} GPUs; the most is {max(each.gpus for each in of_class)}"
+    most = max(each.memory_bytes or 0 for each in of_class if each.gpus >= work.gpus)
+    return f"no worker has {_gb(work.memory_bytes)} of memory; the most is {_gb(most)}"
+
+
+def _short_of_memory(work: Waiting, idle: Sequence[Place]) -> str | None:
+    """Say that workers are idle and work still waits, because something else holds the memory."""
+    able = [each.headroom_bytes for each in idle if each.can_take(work)]
+    known = [each for each in able if each is not None]
+    if not able or len(known) < len(able) or max(known) >= (work.memory_bytes or 0):
+        return None
+    return f"it needs {_gb(work.memory_bytes)} of memory, and {_gb(max(known))} is free"
+
+
+def _gb(num_bytes: int | None) -> str:
+    return f"{(num_bytes or 0) / 1e9:.1f} GB"
 
 
 @dataclass(slots=True)
@@ -127,7 +158,7 @@ class _Queue:
         self._places = sorted(places, key=lambda each: each.id)
         self._project_bound = project_bound
         self._used: dict[str, float] = defaultdict(float, used_s)
-        self._lines: dict[tuple[int, str, int, str | None], deque[Waiting]] = {}
+        self._lines: dict[_Line, deque[Waiting]] = {}
         self._held: list[Waiting] = []
         self._leases: list[_Lease] = []
         self._known_until, self._now = inf, 0.0
@@ -140,10 +171,10 @@ class _Queue:
         """Put work into its line, or aside while it is held back; what no worker can take never gets a turn."""
         possible = [work for work in waiting if any(place.can_take(work) for place in self._places)]
         self._held = sorted((work for work in possible if work.held_s > 0), key=lambda work: -work.held_s)
-        lines: dict[tuple[int, str, int, str | None], list[Waiting]] = defaultdict(list)
+        lines: dict[_Line, list[Waiting]] = defaultdict(list)
         for work in possible:
             if work.held_s <= 0:
-                lines[_line(work)].append(work)
+                lines[self._line(work)].append(work)
         self._lines = {key: deque(sorted(line, key=lambda work: work.id)) for key, line in lines.items()}
 
     def run(self) -> dict[str, float | None]:
@@ -178,11 +209,16 @@ class _Queue:
         return None
 
     def _take(self, work: Waiting, place: Place) -> None:
-        line = self._lines[_line(work)]
+        line = self._lines[self._line(work)]
         line.popleft()
         if not line:
-            del self._lines[_line(work)]
+            del self._lines[self._line(work)]
         self._lease(work.project, place, work.seconds)
+
+    def _line(self, work: Waiting) -> _Line:
+        """Return what work that waits in one line has in common: nothing but age tells it apart."""
+        able = tuple(place.id for place in self._places if place.can_take(work))
+        return work.priority, work.project, able
 
     def _usage(self, work: Waiting) -> float:
         of_project = (self._now - lease.began for lease in self._leases if lease.project == work.project)
@@ -204,10 +240,6 @@ class _Queue:
             self._leases.remove(lease)
         while self._held and self._held[-1].held_s <= self._now:
             work = self._held.pop()
-            line = self._lines.setdefault(_line(work), deque())
-            self._lines[_line(work)] = deque(sorted([*line, work], key=lambda each: each.id))
+            line = self._lines.setdefault(self._line(work), deque())
+            self._lines[self._line(work)] = deque(sorted([*line, work], key=lambda each: each.id))
         return True
-
-
-def _line(work: Waiting) -> tuple[int, str, int, str | None]:
-    return work.priority, work.project, work.gpus, work.resource_class

@@ -45,18 +45,46 @@ class Measured(BaseModel):
     process: int = Field(description="before the run began: the libraries")
 
 
-class MemoryPlanRead(BaseModel):
-    """The memory of a job, phase by phase and part by part.
+class Seconds(BaseModel):
+    """How long a run takes."""
+
+    low: float
+    expected: float
+    high: float
+
+
+class Duration(BaseModel):
+    """What a run has to do, and how long that takes."""
+
+    steps: int
+    examples: int = Field(description="repeats included")
+    tokens: int = Field(description="likewise, those of images included")
+    operations: float = Field(description="of matrix products and attention")
+    seconds: Seconds | None = Field(description="null where nobody knows how fast the device is")
+    source: str = Field(description="where the seconds come from")
+
+
+class MemoryPlan(BaseModel):
+    """What a run holds, phase by phase and part by part, and how long it takes."""
+
+    device: str = Field(description="that it is a plan for: cpu or cuda")
+    place: str | None = Field(description="the device in words")
+    based_on: str = Field(description="what is known of the rows: every row, or how the data set's sizes are spread")
+    peak: Peak
+    phases: list[PhaseMemory]
+    disk: dict[str, int] = Field(description="bytes that the run leaves: features in the cache, checkpoints")
+    choices: list[str] = Field(description="what was chosen for memory's sake, each with what it gains")
+    time: Duration | None
+    source: str = Field(description="where the figures come from that cannot be counted")
+
+
+class MemoryPlanRead(MemoryPlan):
+    """The plan of a job, and what it held.
 
     `error` is (expected - measured) / measured of the peak above the empty process; null until the job has finished.
     """
 
     job: str
-    device: str = Field(description="that it is a plan for: cpu or cuda")
-    peak: Peak
-    phases: list[PhaseMemory]
-    disk: dict[str, int] = Field(description="bytes that the run leaves: features in the cache, checkpoints")
-    source: str = Field(description="where the figures come from that cannot be counted")
     measured: Measured | None
     error: float | None
 
@@ -83,12 +111,16 @@ class MemoryStats(BaseModel):
 
 @router.get("/plan")
 def get_plan(job_id: str, services: ServicesDep, project: ProjectDep) -> MemoryPlanRead:
-    """Show what a job holds in memory; beside it, once it has finished, what it held. A job has a plan when it has loaded."""
+    """Show what a job holds in memory and how long it takes; beside it, once it has finished, what it held.
+
+    The first plan is made with the job, from the sizes of its data set; the run makes it anew from every row.
+    """
     with services.database.read() as session:
         job, _ = service.find(session, job_id, project=project)
     if job.plan is None:
         raise NotFound(
-            f"Job {job_id} has no memory plan yet; it is made when the job has loaded its base and measured its rows."
+            f"Job {job_id} has no plan: what it holds could not be foreseen when it was made. Of a base whose memory is "
+            "counted its run makes one when it has measured its rows."
         )
     return _read(job, job.plan)
 
@@ -130,16 +162,27 @@ def _errors(device: str, base_model: str, found: list[float]) -> MemoryErrors:
 
 def _read(job: Job, plan: dict[str, Any]) -> MemoryPlanRead:
     measured = job.measured
-    by_phase = {} if measured is None else measured["peak_memory_by_phase"]
     return MemoryPlanRead(
+        **read_plan(plan, None if measured is None else measured["peak_memory_by_phase"]).model_dump(),
         job=job.id,
+        measured=measured and Measured(peak=measured["peak_memory_bytes"], process=measured["empty_memory_bytes"]),
+        error=_error(job),
+    )
+
+
+def read_plan(plan: dict[str, Any], measured: dict[str, int] | None = None) -> MemoryPlan:
+    """Return a plan as the API shows it, with what each phase held."""
+    by_phase = measured or {}
+    return MemoryPlan(
         device=plan["device"],
+        place=plan.get("place"),
+        based_on=plan.get("based_on", "every row"),  # plans made before there was another
         peak=Peak.model_validate(plan["peak"]),
         phases=[PhaseMemory(**phase, measured=by_phase.get(phase["phase"])) for phase in plan["phases"]],
         disk=plan["disk"],
+        choices=plan.get("choices", []),
+        time=plan.get("time"),
         source=plan["source"],
-        measured=measured and Measured(peak=measured["peak_memory_bytes"], process=measured["empty_memory_bytes"]),
-        error=_error(job),
     )
 
 

@@ -8,7 +8,8 @@ from fastapi.sse import EventSourceResponse
 
 from api.documents import problems
 from api.idempotency import Answer, KeyHeader, fingerprint, once
-from api.jobs import actions, batches, following, logs, memory, records, service
+from api.jobs import actions, batches, dry_run, following, logs, memory, records, service
+from api.jobs.dry_run import DryRun, DryRunQuery
 from api.jobs.log_pages import read_page
 from api.jobs.schemas import MAX_SEQ, JobBody, JobClone, JobRead, LogPage, LogQuery, read_item
 from api.listing import Cursor, Limit, Page, paged
@@ -25,22 +26,38 @@ NDJSON_TYPE = "application/x-ndjson"
 router = APIRouter(prefix="/jobs", tags=["jobs"], route_class=JsonRoute)
 
 
-@router.post("", status_code=202, response_model=JobRead, responses=problems(Conflict, InFlight))
+@router.post(
+    "",
+    status_code=202,
+    response_model=JobRead,
+    responses=problems(Conflict, InFlight)
+    | {200: {"model": DryRun, "description": "with `dry_run`: the plan of the job; nothing was made"}},
+)
 def create_job(
-    body: JobBody, request: Request, services: ServicesDep, project: ProjectDep, key: KeyHeader = None
+    body: JobBody,
+    request: Request,
+    services: ServicesDep,
+    project: ProjectDep,
+    question: Annotated[DryRunQuery, Query()],
+    key: KeyHeader = None,
 ) -> Response:
     """Accept a fine-tuning job. It is stored before this answers; a worker claims it, with or without the broker.
 
-    With `clone_of` it begins with what another job was made with, and only what differs is given.
+    With `clone_of` it begins with what another job was made with, and only what differs is given. With `dry_run` nothing is
+    made: the answer is what the job would hold, how long it would take, and what `"auto"` would come to.
     """
-    _refuse_questions(request)
+    _refuse_other_questions(request)
+    if question.dry_run:
+        return dry_run.answer(services, body, project=project, device=question.device)
+    if question.device is not None:
+        raise Invalid.field("#/device", "A device is named for a dry run; a job says in `resources` what it needs.")
     answer: Answer = once(
         services,
         request,
         project=project,
         key=key,
         content=fingerprint(body.model_dump(mode="json", exclude_unset=isinstance(body, JobClone))),
-        make=lambda session: service.create(session, body, project=project),
+        make=lambda session: service.create(session, body, services.outlooks, project=project),
     )
     if not answer.replayed:
         services.doorbell.ring(Queue.GPU, answer.body["id"])
@@ -109,13 +126,9 @@ def get_job_logs(
     return EventSourceResponse(stream, headers=headers)
 
 
-def _refuse_questions(request: Request) -> None:
-    """Refuse what stands behind the `?`: who asks for a dry run must not get a job."""
-    for name in request.query_params:
-        if name == "dry_run":
-            raise Invalid.field(
-                "#/dry_run", "The dry run (the memory plan) is not built in this version; no job was made."
-            )
+def _refuse_other_questions(request: Request) -> None:
+    """Refuse what else stands behind the `?`: who misspells a dry run must not get a job."""
+    for name in set(request.query_params) - DryRunQuery.model_fields.keys():
         raise Invalid.field(f"#/{name}", f"POST /jobs takes no query parameter {name!r}; options stand in the body.")
 
 

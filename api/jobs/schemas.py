@@ -52,6 +52,11 @@ class JobCreate(BaseModel):
     hyperparameters: Hyperparameters = Hyperparameters()
     image: ImageOptions = ImageOptions()
     resources: Resources = Resources()
+    allow_quality_tradeoff: bool = Field(
+        default=False,
+        description="where memory is short after everything else, scale pictures down to fewer tiles; the model sees less "
+        "of each",
+    )
     priority: int = Field(0, ge=-100, le=100, description="higher is claimed first")
     metadata: dict[Label, Value] = Field(default_factory=dict, max_length=16)
 
@@ -77,6 +82,7 @@ class JobClone(BaseModel):
     )
     image: dict[str, Any] | None = None
     resources: dict[str, Any] | None = None
+    allow_quality_tradeoff: Any = None
     priority: Any = None
     metadata: dict[str, Any] | None = None
 
@@ -156,6 +162,7 @@ class JobRead(BaseModel):
     hyperparameters: JobHyperparameters
     image: ImageOptions
     resources: Resources
+    allow_quality_tradeoff: bool
     settings: dict[str, Any] | None = Field(description="the resolved values, null until the job has loaded")
     provenance: dict[str, Any] | None
     priority: int
@@ -165,7 +172,7 @@ class JobRead(BaseModel):
     adapter: str | None
     failure: JobFailure | None
     plan: dict[str, Any] | None = Field(
-        description="the peak of the memory plan, in bytes, when the job has loaded; GET /jobs/{id}/plan has all of it"
+        description="the peak of the memory plan, in bytes; null where none could be made; GET /jobs/{id}/plan has all of it"
     )
     peak_memory_bytes: int | None
     metadata: dict[str, str]
@@ -224,6 +231,7 @@ def read_job(job: Job, work: Work, *, adapter: str | None, expected: Expectation
         ),
         image=ImageOptions.model_validate(job.request["image"]),
         resources=Resources.model_validate(job.request.get("resources", {})),  # jobs made before there was a choice
+        allow_quality_tradeoff=job.request.get("allow_quality_tradeoff", False),
         progress=read_progress(job),
         adapter=adapter,
         failure=JobFailure.model_validate(work.failure) if work.failure else None,

@@ -1,6 +1,7 @@
 """The rules of jobs: what may be made, and from what."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sqlmodel import Session
@@ -10,6 +11,7 @@ from api.datasets.access import refuse_unready
 from api.idempotency import Answer
 from api.jobs.estimates import NOTHING, Expectation
 from api.jobs.needs import needs
+from api.jobs.outlooks import Expected, Outlooks
 from api.jobs.schemas import JobClone, JobCreate, JobRead, read_job
 from api.text import NAME_CHARS, is_id
 from core.db import insert, values_of
@@ -26,26 +28,51 @@ from models.job import Job
 from models.states import Kind, WorkState
 from models.work import Work
 
-ASKED = ("method", "hyperparameters", "image", "resources")  # of a request, kept together in one column
+ASKED = (
+    "method",
+    "hyperparameters",
+    "image",
+    "resources",
+    "allow_quality_tradeoff",
+)  # of a request, kept together in one column
 
 
-def create(session: Session, body: JobCreate | JobClone, *, project: str) -> Answer:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """A job that may be made.
+
+    Attributes:
+        dataset: Held until the transaction ends.
+        expected: What is known of its run; None where nothing can be.
+    """
+
+    body: JobCreate
+    dataset: Held
+    expected: Expected | None
+
+
+def create(session: Session, body: JobCreate | JobClone, outlooks: Outlooks, *, project: str) -> Answer:
     """Write the rows of a new job and return the answer; the caller commits and rings."""
     clone_of = body.clone_of if isinstance(body, JobClone) else None
-    if isinstance(body, JobClone):
-        body = read_model(JobCreate, lay_over(request_of(session, body.clone_of, project=project), body.changes))
-    check_base_model(body.base_model)
-    dataset = ready_dataset(session, body.dataset, project=project)
-    job, work = make_job(session, body, dataset, project=project, clone_of=clone_of)
+    body, dataset = settle(session, body, project=project)
+    accepted = Accepted(body=body, dataset=dataset, expected=outlooks.admit(session, body, dataset))
+    job, work = make_job(session, accepted, project=project, clone_of=clone_of)
     expected = Expectation(queue_position=jobs.queue_position(session, work))
     read = read_job(job, work, adapter=None, expected=expected)
     return Answer(status=202, body=read.model_dump(mode="json"), location=f"/jobs/{job.id}")
 
 
+def settle(session: Session, body: JobCreate | JobClone, *, project: str) -> tuple[JobCreate, Held]:
+    """Return what a job would be, and its data set, held until the transaction ends; or refuse it."""
+    if isinstance(body, JobClone):
+        body = read_model(JobCreate, lay_over(request_of(session, body.clone_of, project=project), body.changes))
+    check_base_model(body.base_model)
+    return body, ready_dataset(session, body.dataset, project=project)
+
+
 def make_job(
     session: Session,
-    body: JobCreate,
-    dataset: Held,
+    accepted: Accepted,
     *,
     project: str,
     clone_of: str | None = None,
@@ -53,6 +80,7 @@ def make_job(
     overrides: dict[str, Any] | None = None,
 ) -> tuple[Job, Work]:
     """Write the rows of one job over a data set that is held; every new job is made here."""
+    body, dataset, expected = accepted.body, accepted.dataset, accepted.expected
     assert dataset.digest is not None
     needed = needs(body.resources, body.hyperparameters, dataset.splits)
     work = Work(
@@ -63,6 +91,7 @@ def make_job(
         priority=body.priority,
         gpus=needed.gpus,
         resource_class=needed.resource_class,
+        memory_bytes=None if expected is None else expected.needed_bytes,
     )
     job = Job(
         id=work.id,
@@ -78,6 +107,7 @@ def make_job(
         batch_id=batch_id,
         overrides=overrides,
         planned_examples=needed.planned_examples,
+        plan=None if expected is None else expected.document,
     )
     event.begin(session, work, "Queued.", state=work.state)
     insert(session, Job, values_of(job))

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
 from typing import Any
@@ -13,7 +13,9 @@ from api.base_models.names import check_base_model
 from api.idempotency import Answer
 from api.jobs import service
 from api.jobs.batch_schemas import MAX_JOBS, BatchCreate, read_batch
+from api.jobs.outlooks import Outlooks
 from api.jobs.schemas import JobCreate
+from api.jobs.service import Accepted
 from api.text import NAME_CHARS
 from core.errors import FieldError, Invalid
 from core.http import read_model
@@ -50,21 +52,22 @@ class Choice:
 class Planned:
     """One job of a batch, before it is made."""
 
-    body: JobCreate
-    dataset: Held
+    accepted: Accepted
     choices: tuple[Choice, ...]
 
 
-def create(session: Session, asked: BatchCreate, *, project: str) -> Answer:
+def create(session: Session, asked: BatchCreate, outlooks: Outlooks, *, project: str) -> Answer:
     """Write the rows of a batch and of its jobs and return the answer; the caller commits and rings."""
     check_grid(asked.grid)
     job, clone_of = _first_job(session, asked.job, project=project)
-    planned = _plan(session, job, asked.grid, project=project)
+    planned = _plan(session, job, asked.grid, outlooks, project=project)
     job = _what_stays(job, [[_override(name, value) for value in values] for name, values in asked.grid.items()])
     batch = Batch(
         id=new_id(Prefix.BATCH),
         project=project,
-        name=asked.name or job.get("name") or service.default_name(planned[0].body, planned[0].dataset),
+        name=asked.name
+        or job.get("name")
+        or service.default_name(planned[0].accepted.body, planned[0].accepted.dataset),
         request=job,
         grid=dict(asked.grid),
     )
@@ -73,8 +76,7 @@ def create(session: Session, asked: BatchCreate, *, project: str) -> Answer:
     made = [
         service.make_job(
             session,
-            one.body.model_copy(update={"name": _name(batch.name, one.choices)}),
-            one.dataset,
+            _named(one.accepted, _name(batch.name, one.choices)),
             project=project,
             clone_of=clone_of,
             batch_id=batch.id,
@@ -84,6 +86,10 @@ def create(session: Session, asked: BatchCreate, *, project: str) -> Answer:
     ]
     read = read_batch(batch, made, adapters={})
     return Answer(status=202, body=read.model_dump(mode="json"), location=f"/jobs/batch/{batch.id}")
+
+
+def _named(accepted: Accepted, name: str) -> Accepted:
+    return replace(accepted, body=accepted.body.model_copy(update={"name": name}))
 
 
 def check_grid(grid: Mapping[str, list[Any]]) -> None:
@@ -114,7 +120,9 @@ def _first_job(session: Session, job: dict[str, Any], *, project: str) -> tuple[
     return service.lay_over(original, changes), clone_of
 
 
-def _plan(session: Session, job: dict[str, Any], grid: Mapping[str, list[Any]], *, project: str) -> list[Planned]:
+def _plan(
+    session: Session, job: dict[str, Any], grid: Mapping[str, list[Any]], outlooks: Outlooks, *, project: str
+) -> list[Planned]:
     """Check every combination; all that are wrong are said at once."""
     planned, refusals, held = [], [], dict[str, Held]()
     for choices in _combinations(grid):
@@ -123,10 +131,12 @@ def _plan(session: Session, job: dict[str, Any], grid: Mapping[str, list[Any]], 
             check_base_model(body.base_model)
             if body.dataset not in held:
                 held[body.dataset] = service.ready_dataset(session, body.dataset, project=project)
+            dataset = held[body.dataset]
+            accepted = Accepted(body=body, dataset=dataset, expected=outlooks.admit(session, body, dataset))
         except Invalid as refused:
             refusals.append(_of_batch(refused, choices))
         else:
-            planned.append(Planned(body=body, dataset=held[body.dataset], choices=choices))
+            planned.append(Planned(accepted=accepted, choices=choices))
     if refusals:
         fields = tuple(dict.fromkeys(error for refused in refusals for error in refused.errors))
         more = f" (and {len(fields) - 1} more)" if len(fields) > 1 else ""

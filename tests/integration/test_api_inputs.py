@@ -134,8 +134,8 @@ def test_a_number_that_no_log_reaches_is_refused(client, ready_dataset):
 @pytest.mark.parametrize(
     ("query", "pointer", "says"),
     [
-        ("dry_run=true", "#/dry_run", "memory plan"),
-        ("dry_run=false", "#/dry_run", "not built"),
+        ("dry_run=perhaps", "#/dry_run", "boolean"),
+        ("dryrun=true", "#/dryrun", "no query parameter"),
         ("colour=red", "#/colour", "no query parameter"),
     ],
 )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from core.free_memory import free_bytes
+from core.free_memory import free_bytes, limit_bytes
 
 GB = 2**30
 
@@ -43,6 +43,20 @@ def test_a_group_has_what_its_limit_leaves_and_its_pages_of_files(machine):
 def test_the_groups_around_ours_bind_as_well(machine):
     assert free_bytes(**machine(12, outer=(6, 4, 0), inner=(None, 1, 0))) == 2 * GB
     assert free_bytes(**machine(12, outer=(6, 7, 0))) == 0
+
+
+def test_groups_of_the_first_version_bind_alike(tmp_path):
+    (tmp_path / "meminfo").write_text(f"MemAvailable: {12 * 1024**2} kB\n")
+    (tmp_path / "membership").write_text("4:memory:/outer/inner\n2:cpu,cpuacct:/outer\n0::/\n")
+    for place, limit in (("outer/inner", 8 * GB), ("outer", 2**63 - 4096)):
+        folder = tmp_path / "cgroup/memory" / place
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "memory.limit_in_bytes").write_text(f"{limit}\n")
+        (folder / "memory.usage_in_bytes").write_text(f"{5 * GB}\n")
+        (folder / "memory.stat").write_text(f"cache 5\ntotal_inactive_file {GB}\n")
+    places = {"cgroups": tmp_path / "cgroup", "membership": tmp_path / "membership"}
+    assert free_bytes(meminfo=tmp_path / "meminfo", **places) == 4 * GB
+    assert limit_bytes(**places) == 8 * GB
 
 
 def test_this_machine_says_something():

@@ -1,3 +1,4 @@
+import gc
 import hashlib
 import io
 import os
@@ -22,6 +23,15 @@ from vlm.conversation import IMAGES_FOLDER, Example, ImagePart, Message, TextPar
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _what_is_there_stays():
+    """Keep what is there out of the collections at each change of a run's phase, as `training.run` does."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

@@ -51,6 +51,7 @@ def planned(method, one, *, precision, checkpointing, device="cpu", images=(), c
         validation=[one],
         num_shapes=1,
         images=images,
+        num_tiles=sum(image.tiles for image in images),
     )
 
 

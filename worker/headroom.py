@@ -1,0 +1,102 @@
+"""How much memory a worker has for one more piece of work, beside what runs on the same device. Without torch."""
+
+import os
+import socket
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import psutil
+import pynvml
+
+from core.free_memory import free_bytes, limit_bytes
+from models.claims import Promise
+from worker.capacity import num_gpus
+
+T = TypeVar("T")
+
+
+class HostHeadroom:
+    """Headroom in the memory of this machine, for work on its processor."""
+
+    name = f"{socket.gethostname()}, processor"
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """Return what there is in all."""
+        return limit_bytes()
+
+    def __call__(self, promises: Sequence[Promise]) -> int | None:
+        """Return what is free and was not promised to work that has not taken it yet; None where nobody knows."""
+        return left(free_bytes(), promises, [_held_by_children(each.pid) for each in promises])
+
+
+class GpuHeadroom:
+    """Headroom in the memory of the GPU that the children of this worker see first."""
+
+    def __init__(self) -> None:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        self._index = visible.split(",")[0].strip() or "0"
+        self.name = f"{socket.gethostname()}, GPU {self._index}"
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """Return what there is in all."""
+        return _asked(lambda: int(pynvml.nvmlDeviceGetMemoryInfo(self._handle()).total))
+
+    def __call__(self, promises: Sequence[Promise]) -> int | None:
+        """Return what is free and was not promised to work that has not taken it yet; None where nobody knows."""
+        return _asked(lambda: self._left(promises))
+
+    def _left(self, promises: Sequence[Promise]) -> int | None:
+        handle = self._handle()
+        held = {each.pid: each.usedGpuMemory or 0 for each in pynvml.nvmlDeviceGetComputeRunningProcesses(handle)}
+        of_each = [sum(held.get(child.pid, 0) for child in _children(each.pid)) for each in promises]
+        return left(int(pynvml.nvmlDeviceGetMemoryInfo(handle).free), promises, of_each)
+
+    def _handle(self) -> Any:
+        if self._index.isdigit():
+            return pynvml.nvmlDeviceGetHandleByIndex(int(self._index))
+        return pynvml.nvmlDeviceGetHandleByUUID(self._index)
+
+
+def _asked(question: Callable[[], T]) -> T | None:
+    """Return what the driver says; None where there is none, or it does not say."""
+    try:
+        pynvml.nvmlInit()
+        try:
+            return question()
+        finally:
+            pynvml.nvmlShutdown()
+    except pynvml.NVMLError:
+        return None
+
+
+def headroom_here() -> HostHeadroom | GpuHeadroom:
+    """Return the headroom of the device that this worker's children compute on."""
+    return GpuHeadroom() if num_gpus() else HostHeadroom()
+
+
+def left(free: int | None, promises: Sequence[Promise], held: Sequence[int]) -> int | None:
+    """Return what of free memory nobody was promised, where each holds some of its promise already."""
+    if free is None:
+        return None
+    owed = sum(max(0, each.memory_bytes - has) for each, has in zip(promises, held, strict=True))
+    return max(0, free - owed)
+
+
+def _held_by_children(pid: int) -> int:
+    """Return what the processes hold that a worker started; 0 when it is gone."""
+    total = 0
+    for child in _children(pid):
+        try:
+            total += child.memory_info().rss
+        except psutil.Error:  # it ended meanwhile
+            continue
+    return total
+
+
+def _children(pid: int) -> list[psutil.Process]:
+    try:
+        return list(psutil.Process(pid).children(recursive=True))
+    except psutil.Error:
+        return []
