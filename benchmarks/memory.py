@@ -17,15 +17,12 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks.arms import workload
 from benchmarks.arms.processes import alone
-from benchmarks.arms.workload import Workload
-from benchmarks.memory_grid.cases import DEPTHS, NUM_EXAMPLES, Case, fast, grid
+from benchmarks.memory_grid.cases import DEPTHS, Case, fast, grid
 from benchmarks.memory_grid.figures import Figures
 from benchmarks.memory_grid.fit import fitted
 from core.process import calm_threads
 from training.calibration import FILE, calibration
-from vlm.conversation import IMAGES_FOLDER, read_examples, write_examples
 
 Run = tuple[Case, Figures]
 
@@ -61,29 +58,10 @@ def _measured(cases: Sequence[Case]) -> Iterator[Run]:
                 base.mkdir()
                 alone(measure.write_base, base, case.base, DEPTHS[case.base])
             scratch = Path(tempfile.mkdtemp(dir=name))
-            run = alone(measure.run, case, base, _dataset(Path(name), case), scratch)
+            run = alone(measure.run, case, base, measure.dataset(Path(name), case), scratch)
             shutil.rmtree(scratch)
             print(f"{number}/{len(cases)} {case.name}: {run.error:+.1%}", file=sys.stderr, flush=True)
             yield case, run
-
-
-def _dataset(folder: Path, case: Case) -> Path:
-    """Return the folder of the case's examples, both splits in one."""
-    low, high = case.question_tokens
-    place = folder / f"{case.tiles}-{low}-{high}"
-    if not place.exists():
-        asked = Workload(
-            name="memory",
-            title="memory",
-            num_train=NUM_EXAMPLES,
-            longest_edge_px=0,
-            picture_px=case.picture_px,
-            question_tokens=case.question_tokens,
-        )
-        train, validation = workload.write(place, asked)
-        shutil.copytree(validation / IMAGES_FOLDER, train / IMAGES_FOLDER, dirs_exist_ok=True)
-        write_examples(train, iter(read_examples(train) + read_examples(validation)))
-    return place / "train"
 
 
 def _table(runs: Sequence[Run]) -> str:

@@ -1,16 +1,20 @@
 """One run of the grid, in a process of its own (`benchmarks.arms.processes`)."""
 
 import os
+import shutil
 import threading
 from pathlib import Path
 
-from benchmarks.memory_grid.cases import Case
+from benchmarks.arms import workload
+from benchmarks.arms.workload import Workload
+from benchmarks.memory_grid.cases import NUM_EXAMPLES, Case
 from benchmarks.memory_grid.figures import Figures
 from core.child import Child
 from core.events import ChildEvent, Emitter, Planned
 from training import pipeline
 from training.spec import Hyperparameters, Method, TrainingSpec
 from vlm import geometry, untrained
+from vlm.conversation import IMAGES_FOLDER, read_examples, write_examples
 from vlm.image_options import ImageOptions
 
 _FEATURES_BYTES = 2**32
@@ -64,3 +68,29 @@ def run(case: Case, base: Path, dataset: Path, scratch: Path) -> Figures:
         peak_bytes=result["peak_memory_bytes"],
         peak_by_phase=result["peak_memory_by_phase"],
     )
+
+
+def dataset(folder: Path, case: Case) -> Path:
+    """Return the folder of the case's examples, both splits in one."""
+    low, high = case.question_tokens
+    place = folder / f"{case.tiles}-{low}-{high}"
+    if not place.exists():
+        asked = Workload(
+            name="memory",
+            title="memory",
+            num_train=NUM_EXAMPLES,
+            longest_edge_px=0,
+            picture_px=case.picture_px,
+            question_tokens=case.question_tokens,
+        )
+        train, validation = workload.write(place, asked)
+        shutil.copytree(validation / IMAGES_FOLDER, train / IMAGES_FOLDER, dirs_exist_ok=True)
+        write_examples(train, iter(read_examples(train) + read_examples(validation)))
+    return place / "train"
+
+
+def side_px(case: Case) -> int:
+    """Return the side of a tile."""
+    shape = geometry.find(case.base)
+    assert shape is not None
+    return shape.vision.side_px

@@ -45,6 +45,26 @@ def test_a_job_that_no_worker_takes_says_what_it_waits_for(work, running, bound,
     assert told.waiting_for == reason
 
 
+GB = 10**9
+
+
+def waits_for(places, running=()):
+    work = Waiting(id="a", project="p", seconds=1, memory_bytes=6 * GB)
+    (told,) = forecast([work], list(running), places, used_s={}).values()
+    return told.waiting_for
+
+
+def test_a_job_says_that_no_worker_has_its_memory_or_that_it_is_not_free():
+    small = Place(id="w1", memory_bytes=4 * GB, headroom_bytes=4 * GB)
+    short = Place(id="w2", memory_bytes=8 * GB, headroom_bytes=2 * GB)
+    roomy = Place(id="w3", memory_bytes=8 * GB, headroom_bytes=7 * GB)
+    assert waits_for([small]) == "no worker has 6.0 GB of memory; the most is 4.0 GB"
+    assert waits_for([small, short]) == "it needs 6.0 GB of memory, and 2.0 GB is free"
+    assert waits_for([short, roomy]) is None
+    assert waits_for([short], [Running(project="p", worker_id="w2", remaining_s=9)]) is None, "its turn comes"
+    assert waits_for([Place(id="w4")]) is None, "nobody knows what it has"
+
+
 def test_a_project_at_its_bound_starts_when_one_of_its_jobs_ends():
     running = [Running(project="p", worker_id="w2", remaining_s=7)]
     places = [*ONE, Place(id="w2")]
