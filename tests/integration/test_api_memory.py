@@ -85,7 +85,7 @@ def test_a_person_sees_at_a_glance_where_the_memory_goes(client, job):
 def test_a_job_that_has_not_loaded_has_no_plan_yet(client, job):
     answer = client.get(f"/jobs/{job(WorkState.QUEUED)}/plan")
     assert answer.status_code == 404
-    assert "no memory plan yet" in answer.json()["detail"]
+    assert "has no plan" in answer.json()["detail"]
     assert client.get("/jobs/job_01m8m4z6j0ey893tpzn89q3513/plan").status_code == 404
 
 

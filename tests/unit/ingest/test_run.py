@@ -121,6 +121,7 @@ def test_the_mapping_of_the_spec_is_kept_also_for_a_packed_tar(make, run, tmp_pa
         "images.parquet",
         "records.parquet",
         "report.json",
+        "sizes.json",
     ]
 
 

@@ -60,6 +60,7 @@ def test_a_clean_tar_has_no_issue_and_the_digest_of_the_same_zip(make, check, tm
         "images.parquet",
         "records.parquet",
         "report.json",
+        "sizes.json",
     ]
 
 

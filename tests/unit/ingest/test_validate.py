@@ -52,6 +52,7 @@ def test_a_clean_zip_of_questions_has_no_issue_and_becomes_the_canonical_form(ma
         "images.parquet",
         "records.parquet",
         "report.json",
+        "sizes.json",
     ]
 
 
