@@ -198,6 +198,7 @@ class Foresight(_Value):
     peak: dict[str, Any]
     phases: tuple[PhaseMemory, ...]
     disk: dict[str, int]
+    host: dict[str, int]
     choices: tuple[str, ...]
     time: Duration | None
 

@@ -59,6 +59,19 @@ class Held:
         features = self._features() if self._run.is_cached else 0
         return {"features": features, "checkpoints": _CHECKPOINTS * (self._trained + self._optimizer)}
 
+    def host(self) -> Parts:
+        """Return what a run on a GPU holds in the machine's own memory; on a CPU that is what the phases tell.
+
+        Weights and features are read through pages of their files, which the system can take back.
+        """
+        if self._run.device == "cpu":
+            return {}
+        return {
+            "process": self._calibration.process + max(self._calibration.libraries.values()),
+            "files of the base": self._published(),
+            "files of features": self._features() if self._run.is_cached else 0,
+        }
+
     def _libraries(self, phase: str) -> Parts:
         return {"libraries": self._calibration.libraries[phase]} if self._run.device == "cpu" else {}
 
@@ -96,9 +109,13 @@ class Held:
         run = self._run
         if run.device != "cpu" or run.schedule.precision == run.geometry.precision:
             return {}
-        item_bytes = FLOAT_BYTES if run.geometry.precision == "fp32" else 2
+        return {"base, as published": self._published()}
+
+    def _published(self) -> int:
+        """Return the weights as they lie in their files."""
+        item_bytes = FLOAT_BYTES if self._run.geometry.precision == "fp32" else 2
         published = Stored(quantization="none", double=False, item_bytes=item_bytes)
-        return {"base, as published": sum(base_bytes(run.modules, published).values())}
+        return sum(base_bytes(self._run.modules, published).values())
 
     def _features(self) -> int:
         """Return what is kept of all images: what the connector makes of them, or takes where it is trained."""

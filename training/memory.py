@@ -41,6 +41,7 @@ class MemoryPlan:
         low, high: The range around what is expected, as a share of it: how far measurements lay off.
         process: What an empty process holds, which is in no phase.
         disk: What the run leaves there.
+        host: What a run on a GPU holds of the machine's own memory.
         source: Where what was measured comes from.
     """
 
@@ -50,6 +51,7 @@ class MemoryPlan:
     high: float
     process: int
     disk: Parts
+    host: Parts
     source: str
 
     @property
@@ -72,6 +74,7 @@ class MemoryPlan:
                 for each in self.phases
             ],
             "disk": self.disk,
+            "host": self.host,
             "source": self.source,
         }
 
@@ -95,6 +98,7 @@ def plan(run: PlannedRun, calibration: Calibration) -> MemoryPlan:
         high=high,
         process=calibration.process if on_cpu else 0,
         disk=held.disk(),
+        host=held.host(),
         source=calibration.source if on_cpu else "counted; not measured on a GPU",
         phases=tuple(
             _largest(phase, parts)

@@ -73,6 +73,9 @@ class MemoryPlan(BaseModel):
     peak: Peak
     phases: list[PhaseMemory]
     disk: dict[str, int] = Field(description="bytes that the run leaves: features in the cache, checkpoints")
+    host: dict[str, int] = Field(
+        description="bytes of the machine's own memory that a run on a GPU takes; those of files can be taken back"
+    )
     choices: list[str] = Field(description="what was chosen for memory's sake, each with what it gains")
     time: Duration | None
     source: str = Field(description="where the figures come from that cannot be counted")
@@ -180,6 +183,7 @@ def read_plan(plan: dict[str, Any], measured: dict[str, int] | None = None) -> M
         peak=Peak.model_validate(plan["peak"]),
         phases=[PhaseMemory(**phase, measured=by_phase.get(phase["phase"])) for phase in plan["phases"]],
         disk=plan["disk"],
+        host=plan.get("host", {}),
         choices=plan.get("choices", []),
         time=plan.get("time"),
         source=plan["source"],

@@ -73,6 +73,7 @@ def test_a_dry_run_answers_the_plan_and_makes_nothing(client, dataset):
     assert 0 < seconds["low"] < seconds["expected"] < seconds["high"]
     assert "not measured" in found["time"]["source"]
     assert found["based_on"].startswith("sizes of the data set")
+    assert found["host"]["files of the base"] > GB
     tiles = 1000 * 13 + 100 * 17
     assert found["disk"]["features"] == tiles * 64 * 960 * 2, "tiles of the pictures themselves, not of a guess"
 

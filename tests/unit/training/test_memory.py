@@ -90,6 +90,15 @@ def test_the_document_lets_one_see_where_memory_goes():
     assert document["peak"] == {name: peak[name] for name in ("phase", "low", "expected", "high")}
 
 
+def test_a_run_on_a_gpu_tells_what_it_takes_of_the_machine_as_well():
+    method, asked = {"type": "qlora"}, {"text_tokens": 60, "labelled": 10}
+    host = planned("smolvlm-256m", method, **asked).document()["host"]
+    assert host["files of the base"] == pytest.approx(256_484_928 * 2)
+    assert host["files of features"] == 64 * TILES * 64 * 576 * 2
+    assert host["process"] > calibration().process
+    assert planned("smolvlm-256m", method, device="cpu", **asked).document()["host"] == {}, "the phases tell it"
+
+
 def test_without_validation_nobody_evaluates():
     plan = planned("smolvlm-256m", {"type": "qlora"}, text_tokens=60, labelled=10, validation=0)
     assert [phase.phase for phase in plan.phases] == ["loading", "preparing", "training"]
