@@ -14,6 +14,10 @@ _MOST_COUNTED = 8 * _MOST_GROUPS  # groups that are told apart while rows are re
 _MOST_SIDES = 8  # images of one row whose sides are told apart
 _GRIDS_PX = (1, 16, 64, 128, 256, 512, 1024, 4096, 65_536)  # to which sides are rounded up, as far as it takes
 _SHARES = (8, 8, 4, 4, 2, 2, 1, 1, 1)  # and tokens: to so many steps between one power of two and the next
+_LAST_LEVEL = len(_GRIDS_PX) - 1
+_ALIKE_LEVEL = (
+    4  # from which on the images of a row are as many as the next power of two says, all as large as the largest
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +28,8 @@ class _Size:
 
     def rounded(self, level: int) -> "_Size":
         sides = tuple(sorted(_rounded_sides(each, level) for each in self.images_px))
+        if level >= _ALIKE_LEVEL:
+            sides = (_largest(sides),) * (1 << (len(sides) - 1).bit_length()) if sides else ()
         return _Size(sides, _rounded(self.text_tokens, level), _rounded(self.answer_tokens, level))
 
 
@@ -43,20 +49,22 @@ class SizeTally:
             if turn.answers and turn.weight:
                 answers += tokens
         if len(sides_px) > _MOST_SIDES:
-            sides_px = [(max(each[0] for each in sides_px), max(each[1] for each in sides_px))] * len(sides_px)
+            sides_px = [_largest(sides_px)] * len(sides_px)
         self._counts[_Size(tuple(sides_px), text, answers).rounded(self._level)] += 1
-        while len(self._counts) > _MOST_COUNTED:
+        while len(self._counts) > _MOST_COUNTED and self._level < _LAST_LEVEL:
             self._level += 1
             self._counts = _merged(self._counts, self._level)
 
     def histogram(self, images_px: Iterable[Sides]) -> SizeHistogram:
         """Return all that was counted, with the (height, width) of each distinct image of a good row."""
         counts, level = self._counts, self._level
-        while len(counts) > _MOST_GROUPS:
+        while len(counts) > _MOST_GROUPS and level < _LAST_LEVEL:
             level += 1
             counts = _merged(counts, level)
+        if len(counts) > _MOST_GROUPS:
+            counts = _folded(counts)
         images, level = Counter(images_px), 0
-        while len(images) > _MOST_GROUPS:
+        while len(images) > _MOST_GROUPS and level < _LAST_LEVEL:
             level += 1
             images = _merged_sides(images, level)
         return SizeHistogram(
@@ -80,6 +88,22 @@ def _merged(counts: Counter[_Size], level: int) -> Counter[_Size]:
     return merged
 
 
+def _folded(counts: Counter[_Size]) -> Counter[_Size]:
+    """Return the most frequent sizes, and of all the others one that is as large as each of them."""
+    kept = counts.most_common(_MOST_GROUPS - 1)
+    rest = [size for size, _ in counts.most_common()[_MOST_GROUPS - 1 :]]
+    shown = [size.images_px for size in rest if size.images_px]
+    sides = (_largest([each for images in shown for each in images]),) * max(map(len, shown)) if shown else ()
+    largest = _Size(sides, max(size.text_tokens for size in rest), max(size.answer_tokens for size in rest))
+    folded = Counter(dict(kept))
+    folded[largest] += sum(counts[size] for size in rest)
+    return folded
+
+
+def _largest(sides: Sequence[Sides]) -> Sides:
+    return max(each[0] for each in sides), max(each[1] for each in sides)
+
+
 def _merged_sides(counts: Counter[Sides], level: int) -> Counter[Sides]:
     merged: Counter[Sides] = Counter()
     for sides, count in counts.items():
@@ -88,12 +112,12 @@ def _merged_sides(counts: Counter[Sides], level: int) -> Counter[Sides]:
 
 
 def _rounded_sides(sides: Sides, level: int) -> Sides:
-    grid = _GRIDS_PX[min(level, len(_GRIDS_PX) - 1)]
+    grid = _GRIDS_PX[level]
     height, width = (-(-side // grid) * grid for side in sides)
     return height, width
 
 
 def _rounded(tokens: int, level: int) -> int:
     """Round up to few numbers, further apart the larger they are."""
-    step = max(1, (1 << max(0, tokens.bit_length() - 1)) // _SHARES[min(level, len(_SHARES) - 1)])
+    step = max(1, (1 << max(0, tokens.bit_length() - 1)) // _SHARES[level])
     return -(-tokens // step) * step

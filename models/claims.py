@@ -23,7 +23,7 @@ from models.work import Attempt, Work
 from models.worker import Worker
 
 SHARE_WINDOW_S = 86_400.0  # of the device time that counts for fair share
-PATIENCE = timedelta(minutes=10)  # that work waits for memory before smaller work stops overtaking it
+PATIENCE = timedelta(minutes=10)  # after its making, until which smaller work overtakes work that waits for memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +49,7 @@ class Offer:
         gpus: How many it has.
         classes: Names of what it is; work that asks for a class is taken by a worker of that class only.
         device: Whose memory it uses; workers may share one.
-        memory_bytes: Of the device, in all; None where nobody knows.
+        memory_bytes: Of the device, in all; None where nobody knows. For whoever plans; claims look at what is free.
         headroom: Returns what of it more work may hold beside what was promised to work that runs.
     """
 
@@ -83,10 +83,17 @@ def claim(
         project_bound: How many pieces of work of one project may be leased at once; 0: as many as there are workers.
     """
     _serialize(session, queue)
-    headroom_bytes = offer.headroom(promises(session, offer.device))
-    if headroom_bytes is not None and _is_kept_free(session, queue, offer, project_bound, headroom_bytes):
+    first = session.execute(_next(queue, offer, project_bound)).scalar()
+    if first is None:
         return None
-    chosen = _next(queue, offer, project_bound, headroom_bytes).scalar_subquery()
+    promised = promises(session, queue, offer.device)
+    headroom_bytes = offer.headroom(promised)
+    chosen = first
+    if headroom_bytes is not None:
+        fitting = _fitting(session, queue, offer, project_bound, _Memory.of(headroom_bytes, promised))
+        if fitting is None:
+            return None
+        chosen = fitting
     taken = session.execute(
         sa.update(Work)
         .where(col(Work.id) == chosen, col(Work.state) == WorkState.QUEUED)
@@ -100,6 +107,7 @@ def claim(
             finished_at=None,
             failure=None,
             last_flush=0,
+            promised_bytes=_promise(headroom_bytes),
         )
         .returning(
             col(Work.id),
@@ -132,25 +140,51 @@ def claim(
     )
 
 
-def promises(session: Session, device: str | None) -> list[Promise]:
-    """Return what was promised of a device to work that runs."""
+def _promise(headroom_bytes: int | None) -> sa.Case[int | None] | None:
+    """Return what work is promised that is claimed: all that there is, until its run has planned how much it takes."""
+    if headroom_bytes is None:
+        return None
+    is_planned = col(Work.memory_bytes).is_not(None)
+    return sa.case((is_planned, sa.literal(headroom_bytes, sa.BigInteger())), else_=sa.null())
+
+
+def promises(session: Session, queue: Queue, device: str | None) -> list[Promise]:
+    """Return what was promised of a device to work of a queue that runs."""
     rows = session.execute(
-        sa.select(col(Worker.pid), col(Work.memory_bytes))
+        sa.select(col(Worker.pid), col(Work.promised_bytes))
         .join(Worker, col(Worker.id) == col(Work.lease_owner))
-        .where(col(Work.state).in_(LEASED), col(Work.memory_bytes).is_not(None), col(Worker.device) == device)
+        .where(
+            col(Work.queue) == queue,
+            col(Work.state).in_(LEASED),
+            col(Work.promised_bytes).is_not(None),
+            col(Worker.device) == device,
+        )
     )
-    return [Promise(pid=pid, memory_bytes=memory_bytes) for pid, memory_bytes in rows]
+    return [Promise(pid=pid, memory_bytes=promised_bytes) for pid, promised_bytes in rows]
 
 
-def _is_kept_free(session: Session, queue: Queue, offer: Offer, project_bound: int, headroom_bytes: int) -> bool:
-    """Tell whether the next work waits for memory for so long that smaller work must not overtake it any more."""
-    work_id = session.execute(_next(queue, offer, project_bound)).scalar()
-    if work_id is None:
-        return False
-    work = session.get_one(Work, work_id)
-    needed = work.memory_bytes or 0
-    could_fit = offer.memory_bytes is None or needed <= offer.memory_bytes
-    return needed > headroom_bytes and could_fit and utc_now() - work.created_at > PATIENCE
+@dataclass(frozen=True, slots=True)
+class _Memory:
+    """What is free of a device and promised to nobody, and what would be when all that runs there had ended."""
+
+    now: int
+    later: int
+
+    @classmethod
+    def of(cls, headroom_bytes: int, promised: Sequence[Promise]) -> "_Memory":
+        return cls(headroom_bytes, headroom_bytes + sum(each.memory_bytes for each in promised))
+
+
+def _fitting(session: Session, queue: Queue, offer: Offer, project_bound: int, memory: _Memory) -> str | None:
+    """Return the next work that fits what is free; none while work that only waits for others to end has waited for long."""
+    waits = session.execute(_next(queue, offer, project_bound, memory.later)).scalar()
+    if waits is None:
+        return None
+    work = session.get_one(Work, waits)
+    if (work.memory_bytes or 0) > memory.now and utc_now() - work.created_at > PATIENCE:
+        return None
+    found: str | None = session.execute(_next(queue, offer, project_bound, memory.now)).scalar()
+    return found
 
 
 def device_time(queue: Queue) -> sa.CTE:

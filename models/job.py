@@ -179,8 +179,7 @@ def record_plan(session: Session, job_id: str, plan: dict[str, Any]) -> None:
     job = session.get_one(Job, job_id)
     job.plan = {name: value for name, value in (job.plan or {}).items() if name in _STILL_TRUE} | plan
     session.add(job)
-    may_hold = sa.update(Work).where(col(Work.id) == job_id).values(memory_bytes=plan["peak"]["high"])
-    session.execute(may_hold)
+    session.execute(sa.update(Work).where(col(Work.id) == job_id).values(promised_bytes=plan.get("needed")))
     session.flush()
 
 

@@ -58,7 +58,7 @@ def look(session: Session, queue: Queue, *, silent_s: float) -> Snapshot:
         .outerjoin(Attempt, sa.and_(col(Attempt.work_id) == col(Work.id), col(Attempt.ended_at).is_(None)))
         .where(col(Work.queue) == queue, col(Work.state).in_([WorkState.QUEUED, *LEASED]))
     ).all()
-    rates = {base: seconds_per_example(session, base) for base in {row.base_model for row in rows if row.base_model}}
+    rates = {base: _seconds_per_example(session, base) for base in {row.base_model for row in rows if row.base_model}}
     waiting: list[Entry] = []
     running: list[Entry] = []
     for row in rows:
@@ -94,7 +94,7 @@ def look(session: Session, queue: Queue, *, silent_s: float) -> Snapshot:
     )
 
 
-def seconds_per_example(session: Session, base_model: str) -> float | None:
+def _seconds_per_example(session: Session, base_model: str) -> float | None:
     """Return the median over the last jobs of a base that succeeded, all attempts of each together."""
     last = (
         sa.select(col(Job.id), col(Job.planned_examples))
@@ -116,6 +116,30 @@ def seconds_per_example(session: Session, base_model: str) -> float | None:
         .group_by(last.c.id, last.c.planned_examples)
     ).all()
     return median(taken / examples for taken, examples in rows) if rows else None
+
+
+def seconds_per_operation(session: Session, base_model: str, place: str) -> float | None:
+    """Return the median over the last jobs of a base that succeeded on such a device, all attempts of each together."""
+    last = session.execute(
+        sa.select(col(Job.id), col(Job.plan))
+        .join(Work, col(Work.id) == col(Job.id))
+        .where(
+            col(Job.base_model) == base_model, col(Work.state) == WorkState.SUCCEEDED, col(Job.measured).is_not(None)
+        )
+        .order_by(col(Work.finished_at).desc())
+        .limit(NUM_MEASURED)
+    ).all()
+    todo = {
+        job_id: plan["time"]["operations"]
+        for job_id, plan in last
+        if plan and plan.get("place") == place and plan.get("time")
+    }
+    taken = session.execute(
+        sa.select(col(Attempt.work_id), sa.func.sum(col(Attempt.ended_s) - col(Attempt.began_s)))
+        .where(col(Attempt.work_id).in_(todo), col(Attempt.ended_s).is_not(None))
+        .group_by(col(Attempt.work_id))
+    ).all()
+    return median(seconds / todo[job_id] for job_id, seconds in taken) if taken else None
 
 
 def _expected(planned_examples: int | None, progress: dict[str, Any] | None, rate: float | None) -> float | None:

@@ -54,7 +54,10 @@ class Work(SQLModel, table=True):
     memory_bytes: int | None = Field(
         default=None,
         sa_type=sa.BigInteger,
-        description="that it cannot do without, and once it runs those that it may hold; null: nobody knows",
+        description="that it cannot do without; null: nobody knows",
+    )
+    promised_bytes: int | None = Field(
+        default=None, sa_type=sa.BigInteger, description="that its attempt may hold; only counts while it is leased"
     )
     last_seq: int = Field(default=0, description="the sequence number of the newest log item")
     last_flush: int = Field(default=0, description="the newest flush of its attempt's events that the rows hold")

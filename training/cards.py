@@ -9,7 +9,18 @@ from dataclasses import dataclass
 
 from vlm.precision import Precision
 
-_CONTEXT_GB = 0.6  # CUDA's own: its context and the libraries' kernels
+CONTEXT_BYTES = 600_000_000  # CUDA's own: its context and the libraries' kernels
+_OTHERS = {
+    "laptop",
+    "mobile",
+    "max",
+    "q",
+    "ti",
+    "super",
+    "pcie",
+    "nvl",
+    "d",
+}  # words of cards that are not the one named
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +41,7 @@ class Card:
 
 
 def _card(name: str, total_mib: int, tera: float, precision: Precision = "bf16") -> Card:
-    memory_gb = round(total_mib * 2**20 / 1e9 - _CONTEXT_GB, 1)
+    memory_gb = round((total_mib * 2**20 - CONTEXT_BYTES) / 1e9, 1)
     return Card(name=name, memory_gb=memory_gb, precision=precision, operations_per_s=tera * 1e12)
 
 
@@ -55,5 +66,5 @@ def find(name: str) -> Card | None:
 def recognize(model: str) -> Card | None:
     """Return the card that a driver calls by this name, such as `NVIDIA GeForce RTX 4090`; None of one that we do not know."""
     words = model.lower().replace("-", " ").split()
-    found = [card for card in CARDS if all(word in words for word in card.name.split("-"))]
+    found = [card for card in CARDS if not _OTHERS & set(words) and set(card.name.split("-")) <= set(words)]
     return max(found, key=lambda card: len(card.name), default=None)

@@ -5,12 +5,14 @@ counts them; a test holds the two against each other. The base is frozen, so a b
 not twice as much. Seconds follow from what a device does of them, or, far better, from earlier jobs.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from training.cards import Card
-from training.passes import Sizes
+from training.passes import Size, Sizes
 from training.settings import Schedule
 from training.spec import Method
 from vlm.geometry import Geometry
@@ -42,42 +44,42 @@ class Workload:
     operations: float
 
 
-def workload_of(geometry: Geometry, method: Method, schedule: Schedule, sizes: Sizes) -> Workload:
-    """Return what a run has to do, validation after each epoch included."""
-    modules = list(modules_of(geometry))
-    weights = {
-        part: sum(each.num_weights for each in modules if each.part == part and each.is_linear)
-        for part in ("text", "connector")
-    }
+def workload_of(
+    geometry: Geometry, method: Method, schedule: Schedule, sizes: Sizes, *, num_validation: int
+) -> Workload:
+    """Return what a run has to do, validation after each epoch included.
+
+    Of `sizes` there may be fewer than of examples; then they stand for all of them.
+    """
+    linear = [module for module in modules_of(geometry) if module.is_linear]
+    weights = sum(module.num_weights for module in linear if module.part == "text")
+    connector = sum(module.num_weights for module in linear if module.part == "connector")
     examples = schedule.num_trained(schedule.total_steps)
-    trained = _text(geometry, weights["text"], sizes.train)
+    validated = num_validation * max(1, math.ceil(schedule.epochs))
     passes = 2 + (schedule.gradient_checkpointing is not False)  # there, back, and perhaps there again
-    epochs = examples / schedule.num_examples
-    validated = _text(geometry, weights["text"], sizes.validation)
-    share = schedule.num_examples / max(1, len(sizes.train))  # of very many, some were laid out
-    tower = _tile(geometry, weights["connector"])
-    shown = share * (epochs * sum(size.tiles for size in sizes.train) * (passes if method.train_vision else 1))
-    tiles = (
-        sizes.all_tiles
-        if schedule.feature_cache
-        else shown + epochs * share * sum(size.tiles for size in sizes.validation)
-    )
+    text = examples * passes * _mean(sizes.train, lambda size: _text(geometry, weights, size))
+    text += validated * _mean(sizes.validation, lambda size: _text(geometry, weights, size))
+    shown = examples * (passes if method.train_vision else 1) * _mean(sizes.train, lambda size: size.tiles)
+    shown += validated * _mean(sizes.validation, lambda size: size.tiles)
+    tiles = sizes.all_tiles if schedule.feature_cache else shown
     return Workload(
         steps=schedule.total_steps,
         examples=examples,
-        tokens=round(epochs * share * sum(size.tokens for size in sizes.train)),
-        operations=share * epochs * (passes * trained + validated) + tiles * tower,
+        tokens=round(examples * _mean(sizes.train, lambda size: size.tokens)),
+        operations=text + tiles * _tile(geometry, connector),
     )
 
 
-def _text(geometry: Geometry, weights: int, sizes: Sequence[Any]) -> float:
-    """Return the operations of one forward pass of the text model over each example, its head included."""
+def _mean(sizes: Sequence[Size], value: Callable[[Size], float]) -> float:
+    return fmean(map(value, sizes)) if sizes else 0.0
+
+
+def _text(geometry: Geometry, weights: int, size: Size) -> float:
+    """Return the operations of one forward pass of the text model over an example, its head included."""
     text = geometry.text
     head = 2 * text.vocabulary * text.hidden
     attention = 4 * text.layers * text.hidden  # products of each pair of tokens
-    return float(
-        sum(2 * weights * each.tokens + attention * each.tokens**2 + head * each.labelled_tokens for each in sizes)
-    )
+    return float(2 * weights * size.tokens + attention * size.tokens**2 + head * size.labelled_tokens)
 
 
 def _tile(geometry: Geometry, connector: int) -> float:
@@ -103,9 +105,9 @@ def seconds_on(work: Workload, card: Card) -> Range:
     return _range(fast, usual, slow)
 
 
-def seconds_as_before(work: Workload, seconds_per_example: float) -> Range:
-    """Return about how long a run takes by what earlier jobs of its base took, loading included."""
-    expected = work.examples * seconds_per_example
+def seconds_as_before(work: Workload, seconds_per_operation: float) -> Range:
+    """Return about how long a run takes by what earlier jobs of its base took on such a device, loading included."""
+    expected = work.operations * seconds_per_operation
     return expected * _MEASURED_RANGE[0], expected, expected * _MEASURED_RANGE[1]
 
 

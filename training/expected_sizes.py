@@ -8,18 +8,21 @@ from vlm.conversation import Split
 from vlm.cutting import Cutting
 from vlm.size_histogram import ExampleGroup, SizeHistogram
 
-_MOST_EXAMPLES = 2000  # of a split that are laid out; of more, each group has its share
-_MOST_IMAGES = 20_000  # likewise
+_MOST_EXAMPLES = 400  # of a split that are laid out; of more, each group has its share, and one at least
+_MOST_IMAGES = 2000  # likewise
 _ORDER_SEED = 0  # of the order in which groups come together; a run has another
 
 
-def expected_sizes(histogram: SizeHistogram, cutting: Cutting, splits: Mapping[Split, int]) -> Sizes:
+def expected_sizes(
+    histogram: SizeHistogram, cutting: Cutting, splits: Mapping[Split, int], *, seen: float = 1.0
+) -> Sizes:
     """Return about what the examples and images of a run come to.
 
     Args:
         histogram: Of the data set.
         cutting: How the base cuts images for this run.
         splits: How many examples each split has; all are of the same kinds, because they are dealt at random.
+        seen: The share of the images that the run looks at: of less than an epoch, those of its steps.
     """
     groups = [(_size(group, cutting), group.count) for group in histogram.examples]
     images = []
@@ -31,7 +34,7 @@ def expected_sizes(histogram: SizeHistogram, cutting: Cutting, splits: Mapping[S
         train=_laid_out(groups, splits.get("train", 0)),
         validation=_laid_out(groups, splits.get("validation", 0)),
         images=images,
-        num_tiles=sum(group.count * cutting.num_tiles(*group.sides_px) for group in histogram.images),
+        num_tiles=round(seen * sum(group.count * cutting.num_tiles(*group.sides_px) for group in histogram.images)),
     )
 
 

@@ -180,10 +180,11 @@ def _halve(now: Recipe) -> Recipe:
 def sentence_of(fitted: Fitted, budget_gb: float) -> tuple[str, str]:
     """Return why a run that holds more than its budget after every rung cannot be, and what would do."""
     plan = fitted.plan
-    part, size = max(plan.peak.parts.items(), key=lambda each: each[1])
+    phase = max(plan.phases, key=lambda each: each.total - each.parts.get("features", 0))
+    part, size = max(phase.parts.items(), key=lambda each: each[1] * (each[0] != "features"))
     detail = (
         f"The run does not fit resources.memory_gb {budget_gb:g}: with everything that it may choose it may hold "
-        f"{plan.most_bytes / _GB:.2f} GB while {plan.peak.phase}, of that {part} {size / _GB:.2f} GB."
+        f"{plan.most_bytes / _GB:.2f} GB while {phase.phase}, of that {part} {size / _GB:.2f} GB."
     )
     more = "; or " + " or ".join(_more(fitted.recipe))
     return detail, f"Give resources.memory_gb of {fitted.needed_gb:.1f} or more{more}."

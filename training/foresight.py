@@ -77,7 +77,7 @@ def foresee(prospect: Prospect, *, child: Child) -> Recipe:
 
 
 def _tell(fitted: Fitted, child: Child) -> None:
-    child.events.emit(Planned(plan=fitted.document() | {"based_on": "every row", "place": device.describe()}))
+    child.events.emit(Planned(plan=fitted.document() | {"based_on": "every row"}))
     for choice in fitted.choices:
         child.events.log(choice)
 

@@ -61,13 +61,18 @@ class MemoryPlan:
 
     @property
     def most_bytes(self) -> int:
-        """Return the upper end of the range of what the run holds, the empty process included."""
-        return self._range(self.peak)["high"]
+        """Return the upper end of the range of what the run cannot do without, the empty process included.
+
+        Features are pages of files that are only read: where memory is short the system takes them back.
+        """
+        most = max(each.total - each.parts.get("features", 0) for each in self.phases)
+        return self.process + round(most * self.high)
 
     def document(self) -> dict[str, Any]:
         """Return the plan as JSON, in bytes; every figure of a phase and of the peak has the empty process in it."""
         return {
             "device": self.device,
+            "needed": self.most_bytes,
             "peak": {"phase": self.peak.phase.value, **self._range(self.peak)},
             "phases": [
                 {"phase": each.phase.value, **self._range(each), "parts": {"process": self.process} | each.parts}

@@ -79,9 +79,11 @@ def look_ahead(
     )
     recipe = Recipe(schedule=schedule, method=asked.method.settled, image=asked.image)
 
+    seen = min(1.0, schedule.total_steps / schedule.steps_per_epoch)
+
     @cache
     def sizes_of(image: ImageOptions) -> Sizes:
-        return expected_sizes(histogram, blueprint.cutting_with(image), splits)
+        return expected_sizes(histogram, blueprint.cutting_with(image), splits, seen=seen)
 
     @cache
     def plan_of(tried: Recipe) -> MemoryPlan:
@@ -95,5 +97,11 @@ def look_ahead(
     return Outlook(
         fitted=found,
         least=fitted(0.0),
-        work=workload_of(blueprint.geometry, found.recipe.method, found.recipe.schedule, sizes_of(found.recipe.image)),
+        work=workload_of(
+            blueprint.geometry,
+            found.recipe.method,
+            found.recipe.schedule,
+            sizes_of(found.recipe.image),
+            num_validation=splits.get("validation", 0),
+        ),
     )

@@ -46,7 +46,7 @@ class Resources(BaseModel):
     memory_gb: Annotated[float, Field(gt=0, le=100_000)] | None = Field(
         None,
         description="what the run may hold, in 10^9 bytes (on a GPU of its memory, on a CPU of the whole process): what is "
-        '"auto" is chosen so that it fits, and what cannot fit fails before its first step; null: no bound',
+        '"auto" is chosen so that it fits, and what cannot fit is refused; null: what the worker has',
     )
     resource_class: ClassName | None = Field(
         None, alias="class", description="of the worker, as its LENSMITH_WORKER_CLASSES names it; null: any"

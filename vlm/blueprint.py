@@ -1,7 +1,7 @@
 """A base model as a plan needs it: its shape, and how it cuts pictures. Torch-free: from the catalogue, or from its files."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from vlm.precision import Precision
 from vlm.shapes import geometry_of
 
 _PRECISIONS: dict[str, Precision] = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+_MAX_BYTES = 2**20  # of a file of settings
+_MOST, _MOST_LAYERS = 10_000_000, 1000
 _FILES = ("processor_config.json", "preprocessor_config.json")  # as transformers 5 writes it, and as it did before
 
 
@@ -47,9 +49,10 @@ def find(name: str) -> Blueprint | None:
     if known is not None:
         return Blueprint(geometry=known, cutting=known.cutting)
     try:
-        return _read(name)
-    except (OSError, ValueError, KeyError, TypeError):  # not the files of such a model, or not all of them
-        return None
+        found = _read(name)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError):
+        return None  # not the files of such a model, or not all of them
+    return found if found is not None and _is_sane(found) else None
 
 
 def _read(name: str) -> Blueprint | None:
@@ -74,10 +77,21 @@ def _document(name: str, *files: str) -> dict[str, Any]:
     """Return the first of some files of a base that is here."""
     for file in files:
         path = Path(name, file) if Path(name).is_absolute() else _in_cache(name, file)
-        if path is not None and path.is_file():
+        if path is not None and path.is_file() and path.stat().st_size <= _MAX_BYTES:
             document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             return document
     raise FileNotFoundError(name)
+
+
+def _is_sane(found: Blueprint) -> bool:
+    """Tell whether all numbers are such that a model can have them: a stranger may have written the files."""
+    shape, cutting = found.geometry, found.cutting
+    sizes = [
+        value for part in (shape.text, shape.vision) for name, value in asdict(part).items() if name != "rope_theta"
+    ]
+    sizes += [shape.pixel_shuffle, cutting.longest_edge_px, cutting.tile_px, cutting.tokens_per_tile]
+    layers = (shape.text.layers, shape.vision.layers)
+    return all(type(size) is int and 0 < size <= _MOST for size in sizes) and max(layers) <= _MOST_LAYERS
 
 
 def _in_cache(name: str, file: str) -> Path | None:

@@ -8,6 +8,7 @@ from core.events import Checkpoint, ChildEvent, Limited, Metric, Planned, Resolv
 from models import job as jobs
 from models.job import Job
 from training.pass_limit import PassLimit
+from worker.capacity import device_name
 from worker.checkpoints import Keeper
 from worker.limits import Limits
 from worker.recorder import Recorder
@@ -51,7 +52,7 @@ class Curve(Recorder):
                 self._begins_anew = False
             jobs.record(session, work_id, settings=event.settings, provenance=event.provenance)
         elif isinstance(event, Planned):
-            jobs.record_plan(session, work_id, event.plan)
+            jobs.record_plan(session, work_id, event.plan | {"place": device_name()})
         elif isinstance(event, Limited):
             Limits(self._job).learn(session, PassLimit.model_validate(event.limit))
         elif isinstance(event, Metric):

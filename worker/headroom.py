@@ -10,6 +10,7 @@ import pynvml
 
 from core.free_memory import free_bytes, limit_bytes
 from models.claims import Promise
+from training.cards import CONTEXT_BYTES
 from worker.capacity import num_gpus
 
 T = TypeVar("T")
@@ -31,32 +32,41 @@ class HostHeadroom:
 
 
 class GpuHeadroom:
-    """Headroom in the memory of the GPU that the children of this worker see first."""
+    """Headroom in the memory of the GPUs that the children of this worker see: of the one that has the least."""
 
     def __init__(self) -> None:
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-        self._index = visible.split(",")[0].strip() or "0"
-        self.name = f"{socket.gethostname()}, GPU {self._index}"
+        self._visible = [each.strip() for each in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if each.strip()]
+        told = _asked(lambda: [str(pynvml.nvmlDeviceGetUUID(handle)) for handle in self._handles()])
+        self.name = f"{socket.gethostname()}, GPU {', '.join(told or self._visible or ['all'])}"
 
     @property
     def memory_bytes(self) -> int | None:
-        """Return what there is in all."""
-        return _asked(lambda: int(pynvml.nvmlDeviceGetMemoryInfo(self._handle()).total))
+        """Return what each has in all, but for what a process takes before its first tensor."""
+        totals = _asked(lambda: [int(pynvml.nvmlDeviceGetMemoryInfo(handle).total) for handle in self._handles()])
+        return min(totals) - CONTEXT_BYTES if totals else None
 
     def __call__(self, promises: Sequence[Promise]) -> int | None:
         """Return what is free and was not promised to work that has not taken it yet; None where nobody knows."""
-        return _asked(lambda: self._left(promises))
+        rooms = _asked(lambda: [self._left(handle, promises) for handle in self._handles()])
+        return max(0, min(rooms) - CONTEXT_BYTES) if rooms else None
 
-    def _left(self, promises: Sequence[Promise]) -> int | None:
-        handle = self._handle()
-        held = {each.pid: each.usedGpuMemory or 0 for each in pynvml.nvmlDeviceGetComputeRunningProcesses(handle)}
-        of_each = [sum(held.get(child.pid, 0) for child in _children(each.pid)) for each in promises]
-        return left(int(pynvml.nvmlDeviceGetMemoryInfo(handle).free), promises, of_each)
+    def _left(self, handle: Any, promises: Sequence[Promise]) -> int:
+        memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+        known = {each.pid: each.usedGpuMemory or 0 for each in pynvml.nvmlDeviceGetComputeRunningProcesses(handle)}
+        held = [sum(known.get(child.pid, 0) for child in _children(each.pid)) for each in promises]
+        if promises and not any(held):  # inside a container the driver tells the pids of the host, or none: it is ours
+            held = [int(memory.used), *([0] * (len(promises) - 1))]
+        room = left(int(memory.free), promises, held)
+        assert room is not None
+        return room
 
-    def _handle(self) -> Any:
-        if self._index.isdigit():
-            return pynvml.nvmlDeviceGetHandleByIndex(int(self._index))
-        return pynvml.nvmlDeviceGetHandleByUUID(self._index)
+    def _handles(self) -> list[Any]:
+        if not self._visible:
+            return [pynvml.nvmlDeviceGetHandleByIndex(at) for at in range(pynvml.nvmlDeviceGetCount())]
+        return [
+            pynvml.nvmlDeviceGetHandleByIndex(int(each)) if each.isdigit() else pynvml.nvmlDeviceGetHandleByUUID(each)
+            for each in self._visible
+        ]
 
 
 def _asked(question: Callable[[], T]) -> T | None:
@@ -89,7 +99,8 @@ def _held_by_children(pid: int) -> int:
     total = 0
     for child in _children(pid):
         try:
-            total += child.memory_info().rss
+            told = child.memory_info()
+            total += told.rss - told.shared  # pages of files count as free as well: the system can take them back
         except psutil.Error:  # it ended meanwhile
             continue
     return total

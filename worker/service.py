@@ -141,7 +141,7 @@ class Service:
 
     def _beat(self) -> None:
         with self._database.write() as session:
-            self._row.headroom_bytes = self._offer.headroom(promises(session, self._offer.device))
+            self._row.headroom_bytes = self._offer.headroom(promises(session, self._queue, self._offer.device))
             workers.beat(session, self._row)
 
     def _thread(self, name: str, act: Callable[[], None], *, every_s: float) -> threading.Thread:

@@ -26,14 +26,19 @@ def create_batch(
     body: BatchCreate, request: Request, services: ServicesDep, project: ProjectDep, key: KeyHeader = None
 ) -> Response:
     """Make one job for every combination of the grid's values: all of them, or none when one is refused."""
-    answer: Answer = once(
-        services,
-        request,
-        project=project,
-        key=key,
-        content=fingerprint(body.model_dump(mode="json")),
-        make=lambda session: sweeps.create(session, body, services.outlooks, project=project),
-    )
+    content = fingerprint(body.model_dump(mode="json"))
+
+    def make() -> Answer:
+        return once(
+            services,
+            request,
+            project=project,
+            key=key,
+            content=content,
+            make=lambda session: sweeps.create(session, body, services.outlooks, project=project),
+        )
+
+    answer = services.outlooks.planned(make)
     if not answer.replayed:
         services.doorbell.ring(Queue.GPU, answer.body["jobs"][0]["id"])
     return answer.response()

@@ -44,10 +44,13 @@ class DryRun(MemoryPlan):
 def answer(services: Services, body: JobCreate | JobClone, *, project: str, device: str | None) -> Response:
     """Return the plan of a job, or refuse what could not be made, or not be planned."""
     place = None if device is None else _named(device)
-    with services.database.write() as session:  # a data set is held, as when the job is made
-        settled, dataset = service.settle(session, body, project=project)
-        expected = services.outlooks.of(session, settled, dataset, place=place)
-    return Response(_read(expected).model_dump_json(), media_type="application/json")
+
+    def ask() -> Expected:
+        with services.database.write() as session:  # a data set is held, as when the job is made
+            settled, dataset = service.settle(session, body, project=project)
+            return services.outlooks.of(session, settled, dataset, place=place, exact=True)
+
+    return Response(_read(services.outlooks.planned(ask)).model_dump_json(), media_type="application/json")
 
 
 def _named(device: str) -> Place:
@@ -63,5 +66,5 @@ def _read(expected: Expected) -> DryRun:
         fits=expected.fits,
         budget_gb=expected.budget_gb,
         smallest_gb=expected.outlook.least.needed_gb,
-        settings=expected.document["settings"],
+        settings=expected.outlook.settings(),
     )

@@ -4,15 +4,15 @@ import json
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlmodel import Session
 
-from api.jobs.places import Place, best
+from api.jobs.places import Place, able
 from api.jobs.schemas import JobCreate
-from core.errors import Invalid
+from core.errors import Busy, Invalid
 from core.queue import Queue
 from models import dataset as datasets
 from models import queue, worker
@@ -21,11 +21,25 @@ from training import duration
 from training.fit import sentence_of
 from training.outlook import Outlook, look_ahead
 from vlm import blueprint
+from vlm.blueprint import Blueprint
+from vlm.conversation import Split
 from vlm.size_histogram import SizeHistogram
+
+T = TypeVar("T")
 
 _FRESH_S, _RATE_FRESH_S = 1.0, 30.0
 _MOST_KEPT = 256
+_MOST_PLANS = 250  # for one request; a batch has a hundred jobs at most
 _ASKED = {"base_model", "method", "hyperparameters", "image", "resources", "allow_quality_tradeoff"}
+_CHANGES_NOTHING = {  # of what a run holds, or how long it takes
+    "learning_rate",
+    "lr_scheduler",
+    "loraplus_lr_ratio",
+    "max_grad_norm",
+    "warmup_ratio",
+    "weight_decay",
+    "checkpoint_every",
+}
 _BASED_ON = "sizes of the data set, text roughly"
 
 
@@ -35,19 +49,40 @@ class Expected:
 
     Attributes:
         budget_gb: What it has to fit; None: nobody knows what there is.
-        needed_bytes: That a worker must have free to take it.
+        needed_bytes: That a worker must have free to take it; None: nobody looks.
     """
 
     place: Place
     outlook: Outlook
     budget_gb: float | None
-    needed_bytes: int
+    needed_bytes: int | None
     document: dict[str, Any]
 
     @property
     def fits(self) -> bool:
         """Tell whether it fits."""
         return self.budget_gb is None or self.outlook.fitted.fits(self.budget_gb)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """A job that nobody has planned yet, with all that its plan is made from."""
+
+    key: str
+    body: JobCreate
+    base: Blueprint
+    sizes: dict[str, Any]
+    splits: Mapping[Split, int]
+    places: Sequence[Place]
+    rates: Mapping[str, float | None]
+
+
+class NotPlanned(Exception):
+    """A plan is wanted in a transaction, where nobody has the time to make one."""
+
+    def __init__(self, question: Question) -> None:
+        super().__init__(question.key)
+        self.question = question
 
 
 class Outlooks:
@@ -58,14 +93,24 @@ class Outlooks:
         self._clock = clock
         self._lock = threading.Lock()
         self._kept: OrderedDict[str, Expected] = OrderedDict()
-        self._rates: dict[str, tuple[float, float | None]] = {}
+        self._rates: dict[tuple[str, str], tuple[float, float | None]] = {}
         self._workers: tuple[float, list[dict[str, Any]]] | None = None
+
+    def planned(self, act: Callable[[], T]) -> T:
+        """Do something in a transaction; where it lacks a plan, make that with no transaction open, and do it again."""
+        for _ in range(_MOST_PLANS):
+            try:
+                return act()
+            except NotPlanned as lacking:
+                self._keep(lacking.question)
+        raise Busy("The workers change faster than the request can be planned; send it again.")
 
     def admit(self, session: Session, body: JobCreate, dataset: Held) -> Expected | None:
         """Return what is known of a job that may be made; None where nothing can be.
 
         Raises:
             Invalid: It fits neither what it asks for nor what any worker has, whatever is chosen for it.
+            NotPlanned: Ask again in `planned`.
         """
         try:
             expected = self.of(session, body, dataset)
@@ -75,45 +120,79 @@ class Outlooks:
             raise Invalid.field("#/resources/memory_gb", _refusal(expected, asked_gb=body.resources.memory_gb))
         return expected
 
-    def of(self, session: Session, body: JobCreate, dataset: Held, *, place: Place | None = None) -> Expected:
+    def of(
+        self, session: Session, body: JobCreate, dataset: Held, *, place: Place | None = None, exact: bool = False
+    ) -> Expected:
         """Return what is known of a job, on a device or on the best worker that is there.
+
+        Args:
+            session: Of a transaction; no plan is made in it.
+            body: The job.
+            dataset: Its data set.
+            place: None: the best worker that is there.
+            exact: Whether its settings are wanted as well, which others that hold the same do not share.
 
         Raises:
             Invalid: It cannot be planned: the field that is in the way, and why.
+            NotPlanned: Ask again in `planned`.
         """
-        if place is None:
-            place = best(self._capacities(session), body.resources)
-        asked = body.model_dump_json(include=_ASKED)
-        rate = self._rate(session, body.base_model) if place.is_running else None
-        key = json.dumps([dataset.digest, asked, repr(place), rate and f"{rate:.2g}"])
+        base = _base(body)
+        places = able(self._capacities(session), body.resources) if place is None else (place,)
+        rates = {each.name: self._rate(session, body.base_model, each) for each in places}
+        key = _key(body, dataset, base, places, rates, exact=exact)
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
                 return self._kept[key]
-        expected = _expected(session, body, dataset, place, rate)
+        sizes, splits = datasets.sizes_of(session, dataset.id), dataset.splits or {}
+        if sizes is None or not splits.get("train"):
+            why = "Nobody counted the sizes of this data set when it was validated; upload it again."
+            raise Invalid.field("#/dataset", why)
+        known: Mapping[Any, int] = splits
+        raise NotPlanned(Question(key=key, body=body, base=base, sizes=sizes, splits=known, places=places, rates=rates))
+
+    def _keep(self, question: Question) -> None:
+        expected = _expected(question)
         with self._lock:
-            self._kept[key] = expected
+            self._kept[question.key] = expected
             while len(self._kept) > _MOST_KEPT:
                 self._kept.popitem(last=False)
-        return expected
 
-    def _rate(self, session: Session, base_model: str) -> float | None:
-        """Return the seconds that an example of a base takes, by earlier jobs."""
-        with self._lock:
-            known = self._rates.get(base_model)
-            if known is None or self._clock() - known[0] >= _RATE_FRESH_S:
-                known = self._rates[base_model] = (self._clock(), queue.seconds_per_example(session, base_model))
-            return known[1]
+    def _rate(self, session: Session, base_model: str, place: Place) -> float | None:
+        """Return the seconds that an operation takes on a device, by earlier jobs of a base."""
+        if not place.is_running:
+            return None
+        known = self._rates.get((base_model, place.name))
+        if known is None or self._clock() - known[0] >= _RATE_FRESH_S:
+            rate = queue.seconds_per_operation(session, base_model, place.name)
+            known = self._rates[base_model, place.name] = (self._clock(), rate)
+        return known[1]
 
     def _capacities(self, session: Session) -> list[dict[str, Any]]:
-        with self._lock:
-            if self._workers is None or self._clock() - self._workers[0] >= _FRESH_S:
-                found = worker.capacities(session, Queue.GPU, silent_s=self._silent_s)
-                self._workers = (self._clock(), found)
-            return self._workers[1]
+        if self._workers is None or self._clock() - self._workers[0] >= _FRESH_S:
+            self._workers = (self._clock(), worker.capacities(session, Queue.GPU, silent_s=self._silent_s))
+        return self._workers[1]
 
 
-def _expected(session: Session, body: JobCreate, dataset: Held, place: Place, rate: float | None) -> Expected:
+def _key(
+    body: JobCreate,
+    dataset: Held,
+    base: Blueprint,
+    places: Sequence[Place],
+    rates: Mapping[str, float | None],
+    *,
+    exact: bool,
+) -> str:
+    """Return what jobs have in common that hold the same and take as long."""
+    asked = body.model_dump(mode="json", include=_ASKED)
+    if not exact:
+        for name in _CHANGES_NOTHING:
+            del asked["hyperparameters"][name]
+    fast = {name: rate and f"{rate:.2g}" for name, rate in rates.items()}
+    return json.dumps([dataset.id, dataset.digest, asked, repr(base), repr(places), fast, exact])
+
+
+def _base(body: JobCreate) -> Blueprint:
     if body.resources.is_sharded or body.resources.parallelism == "model":
         why = f'"{body.resources.parallelism}" lays layers on several devices, which is not planned.'
         raise Invalid.field("#/resources/parallelism", why)
@@ -121,31 +200,54 @@ def _expected(session: Session, body: JobCreate, dataset: Held, place: Place, ra
     if found is None:
         why = f"What {body.base_model} holds cannot be planned: it is of another family, or its files are not on this machine."
         raise Invalid.field("#/base_model", why)
-    sizes = datasets.sizes_of(session, dataset.id)
-    splits: Mapping[Any, int] = dataset.splits or {}
-    if sizes is None or not splits.get("train"):
-        why = "Nobody counted the sizes of this data set when it was validated; upload it again."
-        raise Invalid.field("#/dataset", why)
-    budget_gb = body.resources.memory_gb if body.resources.memory_gb is not None else place.memory_gb
+    return found
+
+
+def _expected(question: Question) -> Expected:
+    """Return what is known of a job on the first place that it fits; where it fits none, on the best."""
+    first, others = question.places[0], question.places[1:]
+    best = chosen = _on(question, first)
+    for place in others:
+        if chosen.fits:
+            break
+        chosen = _on(question, place)
+    if not chosen.fits:
+        chosen = best
+    return chosen
+
+
+def _on(question: Question, place: Place) -> Expected:
+    resources = question.body.resources
+    copies = resources.resolved_processes if place.device == "cpu" else 1  # that share what the place has
+    place_gb = None if place.memory_gb is None else place.memory_gb / copies
+    budgets = [each for each in (resources.memory_gb, None if place.is_running else place_gb) if each is not None]
+    budget_gb = min(budgets) if budgets else place_gb
     outlook = look_ahead(
-        body,
-        found,
-        SizeHistogram.model_validate(sizes),
-        splits,
+        question.body,
+        question.base,
+        SizeHistogram.model_validate(question.sizes),
+        question.splits,
         device=place.device,
         precision=place.precision,
         budget_gb=budget_gb,
     )
-    is_bound = body.resources.memory_gb is not None
     return Expected(
         place=place,
         outlook=outlook,
         budget_gb=budget_gb,
-        needed_bytes=(outlook.fitted if is_bound else outlook.least).plan.most_bytes,
+        needed_bytes=_needed(question, place, outlook, copies),
         document=outlook.fitted.document()
-        | {"based_on": _BASED_ON, "place": place.name, "settings": outlook.settings()}
-        | {"time": _time(outlook, place, rate)},
+        | {"based_on": _BASED_ON, "place": place.name}
+        | {"time": _time(outlook, place, question.rates[place.name])},
     )
+
+
+def _needed(question: Question, place: Place, outlook: Outlook, copies: int) -> int | None:
+    """Return what must be free: what it may hold where it says that itself, else the least; on any kind of worker there is."""
+    if place.is_beside_gpu or len({each.device for each in question.places}) > 1:
+        return None  # a GPU's memory and a host's are not one figure
+    is_bound = question.body.resources.memory_gb is not None
+    return copies * (outlook.fitted if is_bound else outlook.least).plan.most_bytes
 
 
 def _time(outlook: Outlook, place: Place, rate: float | None) -> dict[str, Any]:

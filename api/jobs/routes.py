@@ -51,14 +51,19 @@ def create_job(
         return dry_run.answer(services, body, project=project, device=question.device)
     if question.device is not None:
         raise Invalid.field("#/device", "A device is named for a dry run; a job says in `resources` what it needs.")
-    answer: Answer = once(
-        services,
-        request,
-        project=project,
-        key=key,
-        content=fingerprint(body.model_dump(mode="json", exclude_unset=isinstance(body, JobClone))),
-        make=lambda session: service.create(session, body, services.outlooks, project=project),
-    )
+    content = fingerprint(body.model_dump(mode="json", exclude_unset=isinstance(body, JobClone)))
+
+    def make() -> Answer:
+        return once(
+            services,
+            request,
+            project=project,
+            key=key,
+            content=content,
+            make=lambda session: service.create(session, body, services.outlooks, project=project),
+        )
+
+    answer = services.outlooks.planned(make)
     if not answer.replayed:
         services.doorbell.ring(Queue.GPU, answer.body["id"])
     return answer.response()
@@ -127,8 +132,13 @@ def get_job_logs(
 
 
 def _refuse_other_questions(request: Request) -> None:
-    """Refuse what else stands behind the `?`: who misspells a dry run must not get a job."""
-    for name in set(request.query_params) - DryRunQuery.model_fields.keys():
+    """Refuse what else stands behind the `?`: who misspells a dry run, or contradicts it, must not get a job."""
+    names = [name for name, _ in request.query_params.multi_items()]
+    for name in names:
+        if names.count(name) > 1:
+            raise Invalid.field(f"#/{name}", f"{name} stands there more than once; give it once.")
+        if name in DryRunQuery.model_fields:
+            continue
         raise Invalid.field(f"#/{name}", f"POST /jobs takes no query parameter {name!r}; options stand in the body.")
 
 

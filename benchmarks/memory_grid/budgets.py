@@ -1,6 +1,7 @@
 """Jobs whose worker holds less than they would like: a real worker and its children in a control group with a limit."""
 
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from worker.runner import Slot
 from worker.training import Training
 
 SHARES = (1.0, 0.8, 0.6)
-_POLL_S = 0.2
+_POLL_S, _PATIENCE_S = 0.05, 1200.0
 _DATASET = "ds_budget"
 
 
@@ -67,6 +68,20 @@ def run(group: Path, base: Path, dataset: Path, scratch: Path, request: dict[str
     return [free, *limited]
 
 
+def _until(is_over: Callable[[], bool]) -> Iterator[None]:
+    """Yield again and again until something is over.
+
+    Raises:
+        TimeoutError: It takes far too long: the job waits for memory that it will not get.
+    """
+    deadline = time.monotonic() + _PATIENCE_S
+    while not is_over():
+        if time.monotonic() > deadline:
+            raise TimeoutError
+        yield
+        time.sleep(_POLL_S)
+
+
 class _Service:
     """A worker's slot over a database and a store of its own."""
 
@@ -96,17 +111,16 @@ class _Service:
         self._group.drop_files()
         before, most = self._group.used_bytes, 0
         work_id = self._submit({"resources": {"memory_gb": 0.01}})  # refused when it has planned
-        while self._look(work_id).state not in TERMINAL:
+        for _ in _until(lambda: self._look(work_id).state in TERMINAL):
             most = max(most, self._group.used_bytes)
-            time.sleep(_POLL_S / 10)
         return most - before
 
     def finish(self, request: dict[str, Any], *, share: float | None) -> Outcome:
         """Run a job to its end."""
         kills = self._group.kills
         work_id = self._submit(request)
-        while self._look(work_id).state not in TERMINAL:
-            time.sleep(_POLL_S)
+        for _ in _until(lambda: self._look(work_id).state in TERMINAL):
+            pass
         with self._database.read() as session:
             job, items = session.get_one(Job, work_id), event.page(session, work_id, after=0, limit=10_000)
             attempts = attempts_of(session, work_id)

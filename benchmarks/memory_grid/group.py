@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _ROOT = Path("/sys/fs/cgroup")
@@ -30,7 +30,8 @@ class Group:
         if self._is_first:
             (self._folder / "memory.force_empty").write_text("0")
         else:
-            (self._folder / "memory.reclaim").write_text(str(2**40))
+            with suppress(BlockingIOError):  # it cannot take back as much as was asked
+                (self._folder / "memory.reclaim").write_text(str(2**40))
 
     @property
     def used_bytes(self) -> int:

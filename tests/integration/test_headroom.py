@@ -52,23 +52,48 @@ class Device:
         with self.database.write() as session:
             session.add(row)
 
+    def plans(self, claimed, memory_gb):
+        """Let a run say what it will hold."""
+        with self.database.write() as session:
+            session.get_one(Work, claimed.work_id).promised_bytes = round(memory_gb * GB)
+
+    def run(self, number, memory_gb, worker_id="wrk_1"):
+        """Let a job be claimed that takes what it needs."""
+        self.queue(number, memory_gb)
+        claimed = self.claim(worker_id)
+        assert claimed.work_id == f"job_{number}"
+        self.plans(claimed, memory_gb)
+        return claimed
+
     def end(self, claimed):
         with self.database.write() as session:
             assert leases.finish(session, claimed, WorkState.SUCCEEDED)
 
+    def age(self, number, minutes):
+        with self.database.write() as session:
+            session.get_one(Work, f"job_{number}").created_at = utc_now() - timedelta(minutes=minutes)
+
 
 def test_two_small_jobs_share_a_device_when_both_plans_fit(device):
-    device.queue(1, 3)
+    device.run(1, 3)
     device.queue(2, 4)
-    assert device.claim("wrk_1").work_id == "job_1"
     second = device.claim("wrk_2")
     assert (second.work_id, second.headroom_bytes) == ("job_2", 5 * GB)
 
 
-def test_what_was_promised_is_not_given_twice_before_it_is_taken_nor_counted_twice_after(device):
-    device.queue(1, 5)
-    device.queue(2, 4)
+def test_until_a_run_has_planned_all_that_it_was_given_is_its_own(device):
+    device.queue(1, 3)
+    device.queue(2, 3)
     first = device.claim("wrk_1")
+    assert first.headroom_bytes == 8 * GB
+    assert device.claim("wrk_2") is None, "the first may fit itself into all of it"
+    device.plans(first, 5)
+    assert device.claim("wrk_2").headroom_bytes == 3 * GB
+
+
+def test_what_was_promised_is_not_given_twice_before_it_is_taken_nor_counted_twice_after(device):
+    first = device.run(1, 5)
+    device.queue(2, 4)
     for held in (0, 2 * GB, 5 * GB):
         device.held = {1: held}
         assert device.claim("wrk_2") is None, "3 GB are left, whatever the first one holds of its own"
@@ -77,42 +102,45 @@ def test_what_was_promised_is_not_given_twice_before_it_is_taken_nor_counted_twi
     assert device.claim("wrk_2").work_id == "job_2"
 
 
-def test_a_job_that_holds_less_than_it_may_leaves_no_room_for_more(device):
-    device.queue(1, 5)
-    device.queue(2, 3)
-    device.claim("wrk_1")
-    device.held = {1: GB}
-    assert device.claim("wrk_2").work_id == "job_2"
+def test_a_job_that_is_queued_again_needs_no_more_than_before(device):
+    device.queue(1, 3)
+    first = device.claim("wrk_1")
+    device.plans(first, 7)
+    with device.database.write() as session:
+        assert leases.give_back(session, first, reason="a deploy")
+    device.held = {9: 4 * GB}  # by something else
+    assert device.claim("wrk_2").work_id == "job_1", "that it took more when there was more does not count"
 
 
 def test_other_devices_and_work_without_a_plan_are_not_in_the_way(device):
     device.add_worker("wrk_3", pid=3, name="another device")
     device.queue(1, 8)
     device.claim("wrk_3", name="another device")
-    device.queue(2, 8)
-    assert device.claim("wrk_1").work_id == "job_2"
+    device.run(2, 8)
     device.queue(3, None)
     assert device.claim("wrk_2").work_id == "job_3", "nobody knows what it holds, so it is tried"
 
 
 def test_smaller_work_overtakes_what_waits_for_memory_but_not_for_ever(device):
-    device.queue(1, 4)
-    device.claim("wrk_1")
+    first = device.run(1, 4)
     device.queue(2, 7)
-    device.queue(3, 1)
-    small = device.claim("wrk_2")
-    assert small.work_id == "job_3"
+    small = device.run(3, 1, "wrk_2")
     device.end(small)
     device.queue(4, 1)
-    with device.database.write() as session:
-        session.get_one(Work, "job_2").created_at = utc_now() - timedelta(minutes=11)
+    device.age(2, minutes=11)
     assert device.claim("wrk_2") is None, "the device is kept free for the one that waits"
+    device.end(first)
+    assert device.claim("wrk_2").work_id == "job_2"
 
 
-def test_work_that_never_fits_keeps_nobody_waiting(device):
-    device.queue(1, 9, created_at=utc_now() - timedelta(hours=1))
-    device.queue(2, 1)
-    assert device.claim("wrk_1").work_id == "job_2"
+def test_work_that_never_fits_keeps_nobody_waiting_and_hides_nobody_who_waits(device):
+    device.queue(1, 9)
+    device.age(1, minutes=60)
+    device.run(2, 4)
+    device.queue(3, 6)
+    device.age(3, minutes=11)
+    device.queue(4, 1)
+    assert device.claim("wrk_2") is None, "for the third, not for the first, which would wait for ever"
 
 
 def test_where_nobody_knows_what_is_free_work_is_taken(device):

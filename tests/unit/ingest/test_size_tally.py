@@ -33,23 +33,26 @@ def test_few_sizes_are_told_as_they_are():
     assert {(each.count, each.sides_px) for each in found.images} == {(1, (480, 640)), (1, (100, 100))}
 
 
-@pytest.mark.parametrize("num_images", [1, 3, 20])
+@pytest.mark.parametrize("num_images", [(1, 1), (3, 3), (20, 20), (0, 4), (0, 8), (0, 30)])
 def test_many_sizes_are_few_groups_that_are_never_smaller_than_their_rows(num_images):
     draw, tally, rows = random.Random(5), SizeTally(), []
-    for _ in range(5000):
-        sides = [(draw.randint(50, 4000), draw.randint(50, 4000)) for _ in range(num_images)]
-        words = "word " * draw.randint(1, 800)
-        rows.append((sides, rough_tokens(words)))
-        tally.add(Row(words, "yes"), sides)
+    for _ in range(1500):
+        sides = [(draw.randint(50, 4000), draw.randint(50, 4000)) for _ in range(draw.randint(*num_images))]
+        words, answer = ("word " * round(2 ** draw.uniform(0, 11)) for _ in range(2))
+        rows.append((sides, rough_tokens(words + answer)))
+        tally.add(Row(words, answer), sides)
     found = tally.histogram(side for sides, _ in rows for side in sides)
     assert len(found.examples) <= 200
     assert len(found.images) <= 200
-    assert sum(each.count for each in found.examples) == 5000
-    assert sum(each.count for each in found.images) == 5000 * num_images
+    assert sum(each.count for each in found.examples) == 1500
+    assert sum(each.count for each in found.images) == sum(len(sides) for sides, _ in rows)
+    assert max(len(each.images_px) for each in found.examples) >= max(len(sides) for sides, _ in rows)
     largest = max(height * width for sides, _ in rows for height, width in sides)
     assert max(height * width for each in found.examples for height, width in each.images_px) >= largest
     most = max(tokens for _, tokens in rows)
     assert most <= max(each.text_tokens for each in found.examples) <= 2 * (most + 20)
+    mean = sum(tokens for _, tokens in rows) / 1500
+    assert mean <= sum(each.count * each.text_tokens for each in found.examples) / 1500 <= 2.5 * mean
     assert len(found.model_dump_json()) < 200_000
 
 

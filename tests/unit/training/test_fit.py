@@ -147,21 +147,30 @@ def test_a_run_fits_itself_and_says_what_it_chose(album, spec, run):
     )
 
 
-def test_a_run_whose_base_and_pictures_are_left_to_us_changes_both_and_goes_on_so(album, spec, run):
+def test_a_run_goes_on_with_the_base_and_the_pictures_that_it_began_with(album, spec, run, monkeypatch):
+    """What a run chose when memory was short stays, also when there is more by then, and the other way round."""
     album.colours(8, 3)
     asked = {
         "method": {"type": "auto"},
+        "image": {"split": True},
         "hyperparameters": {"max_steps": 2, "batch_size": 4, "checkpoint_every": 1},
-        "resources": {"memory_gb": 0.2},
         "allow_quality_tradeoff": True,
     }
-    with pytest.raises(WorkFailed) as failed:
-        pipeline.fine_tune(spec(**asked), run("short").child)
-    assert "with everything that it may choose" in failed.value.detail
-    roomy = run("roomy")
-    pipeline.fine_tune(spec(**asked | {"resources": {}}), roomy.child)
-    (resolved,) = [event.settings for event in roomy.events if event.type == "resolved"]
-    assert (resolved["method"]["type"], resolved["method"]["quantization"]) == ("lora", "none")
+    shown = {}
+    for name, free in (("roomy", 10**12), ("short", 1)):
+        monkeypatch.setattr("training.device.memory_bytes", lambda free=free: free)
+        first, again = run(name), run(f"{name} again")
+        pipeline.fine_tune(spec(**asked), first.child)
+        monkeypatch.setattr("training.device.memory_bytes", lambda free=free: 10**12 + 1 - free)
+        pipeline.fine_tune(spec(**asked, resume_from=first.child.staging / "checkpoints"), again.child)
+        shown[name], told = (resolved_of(each) for each in (first, again))
+        assert (told["method"], told["image"]) == (shown[name]["method"], shown[name]["image"])
+    assert shown["roomy"]["method"]["quantization"] == "none"
+
+
+def resolved_of(child_run):
+    (resolved,) = [event.settings for event in child_run.events if event.type == "resolved"]
+    return resolved
 
 
 def test_a_run_that_cannot_fit_ends_before_its_first_step(album, spec, run):

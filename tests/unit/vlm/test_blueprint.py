@@ -59,18 +59,35 @@ def test_image_options_cut_as_the_family_sets_them(base, options):
         assert ours.grid(*sides) == theirs.grid(*sides)
 
 
-@pytest.mark.parametrize("damage", ["gone", "another family", "no JSON", "half", "no processor"])
+DAMAGE = {
+    "another family": lambda config: config | {"model_type": "llava"},
+    "half": lambda config: config | {"text_config": {}},
+    "a list": lambda config: [config],
+    "no patches": lambda config: config | {"vision_config": config["vision_config"] | {"patch_size": 0}},
+    "no shuffle": lambda config: config | {"scale_factor": 0},
+    "endless layers": lambda config: config | {"text_config": config["text_config"] | {"num_hidden_layers": 10**9}},
+    "words": lambda config: config | {"text_config": config["text_config"] | {"hidden_size": "wide"}},
+    "too large": lambda config: config | {"x": "x" * 2**20},
+}
+
+
+@pytest.mark.parametrize("damage", ["gone", "no JSON", "deep", "no processor", "a processor of no size", *DAMAGE])
 def test_what_cannot_be_read_has_no_blueprint(base, tmp_path, damage):
     folder = tmp_path / "base"
     shutil.copytree(base("tiny")[0], folder)
-    config = json.loads((folder / "config.json").read_text())
+    config, processor = folder / "config.json", folder / "processor_config.json"
     if damage == "gone":
         shutil.rmtree(folder)
     elif damage == "no processor":
-        (folder / "processor_config.json").unlink()
+        processor.unlink()
+    elif damage == "a processor of no size":
+        written = json.loads(processor.read_text())
+        written["image_processor"]["max_image_size"]["longest_edge"] = 0
+        processor.write_text(json.dumps(written))
+    elif damage in DAMAGE:
+        config.write_text(json.dumps(DAMAGE[damage](json.loads(config.read_text()))))
     else:
-        changed = {"another family": config | {"model_type": "llava"}, "half": config | {"text_config": {}}}
-        (folder / "config.json").write_text("{" if damage == "no JSON" else json.dumps(changed[damage]))
+        config.write_text({"no JSON": "{", "deep": "[" * 100_000}[damage])
     assert blueprint.find(str(folder)) is None
 
 

@@ -45,28 +45,41 @@ def test_what_the_children_of_a_worker_hold_counts_as_taken(monkeypatch):
 def test_without_a_driver_nobody_knows_what_a_gpu_has(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
     gpu = GpuHeadroom()
-    assert gpu.name.endswith("GPU 1")
+    assert gpu.name.endswith("GPU 1, 0")
     assert (gpu.memory_bytes, gpu([])) == (None, None)
 
 
-def test_a_driver_is_asked_for_the_first_visible_gpu(monkeypatch):
-    """What NVML answers is made up here; that it is asked so, its own signatures say (`pynvml`)."""
-    asked = []
+@pytest.fixture
+def driver(monkeypatch):
+    """A driver that says how much of each GPU is free and which processes hold how much; its names are NVML's own."""
 
-    memory = SimpleNamespace(total=16_000 * MB, free=9_000 * MB)
-    process = SimpleNamespace(pid=os.getpid(), usedGpuMemory=2_000 * MB)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-7d,GPU-9e")
-    for name, answer in {
-        "nvmlInit": lambda: None,
-        "nvmlShutdown": lambda: None,
-        "nvmlDeviceGetHandleByUUID": lambda uuid: asked.append(uuid) or "handle",
-        "nvmlDeviceGetMemoryInfo": lambda _: memory,
-        "nvmlDeviceGetComputeRunningProcesses": lambda _: [process],
-    }.items():
-        assert hasattr(pynvml, name)
-        monkeypatch.setattr(pynvml, name, answer)
-    parent = os.getppid()
-    gpu = GpuHeadroom()
-    assert gpu.memory_bytes == 16_000 * MB
-    assert gpu([Promise(pid=parent, memory_bytes=5_000 * MB)]) == 9_000 * MB - 3_000 * MB
-    assert set(asked) == {"GPU-7d"}
+    def driver(free_mb, processes):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-7d,GPU-9e")
+        running = [SimpleNamespace(pid=pid, usedGpuMemory=held) for pid, held in processes]
+        for name, answer in {
+            "nvmlInit": lambda: None,
+            "nvmlShutdown": lambda: None,
+            "nvmlDeviceGetUUID": lambda handle: handle,
+            "nvmlDeviceGetHandleByUUID": lambda uuid: uuid,
+            "nvmlDeviceGetMemoryInfo": lambda handle: SimpleNamespace(
+                total=16_000 * MB, free=free_mb[handle] * MB, used=(16_000 - free_mb[handle]) * MB
+            ),
+            "nvmlDeviceGetComputeRunningProcesses": lambda _: running,
+        }.items():
+            assert hasattr(pynvml, name)
+            monkeypatch.setattr(pynvml, name, answer)
+        return GpuHeadroom()
+
+    return driver
+
+
+def test_the_gpu_that_has_the_least_counts_less_a_context(driver):
+    gpu = driver({"GPU-7d": 12_000, "GPU-9e": 9_000}, [])
+    assert gpu.name.endswith("GPU GPU-7d, GPU-9e")
+    assert (gpu.memory_bytes, gpu([])) == (15_400 * MB, 8_400 * MB)
+
+
+@pytest.mark.parametrize("processes", [[(os.getpid(), 2_000 * MB)], [(1, 2_000 * MB)], [(1, None)]])
+def test_what_a_run_holds_of_its_promise_is_not_owed_whoever_the_driver_says_holds_it(driver, processes):
+    gpu = driver({"GPU-7d": 14_000, "GPU-9e": 14_000}, processes)
+    assert gpu([Promise(pid=os.getppid(), memory_bytes=5_000 * MB)]) == (14_000 - 3_000 - 600) * MB
