@@ -14,10 +14,12 @@ from core.storage import Storage
 from models import adapter as adapters
 from models import checkpoint as checkpoints
 from models import dataset as datasets
-from models import event
+from models import event, worker
+from models.claims import NOTHING_SPECIAL
 from models.job import Job
 from models.states import Kind, WorkState
 from models.work import Work, attempts_of, transition
+from models.worker import Worker
 from ops.migrate import upgrade
 from tests.conftest import wait_for
 from tests.integration.conftest import colours, validation_of
@@ -63,11 +65,17 @@ class World:
         with self.slot():
             wait_for(lambda: self.look("ds_1").state is WorkState.SUCCEEDED, what="the data set")
 
-    def slot(self):
+    def slot(self, offer=NOTHING_SPECIAL):
+        worker_id = new_id(Prefix.WORKER)
+        if offer.device is not None:
+            row = Worker(id=worker_id, queue=Queue.GPU, host="h", pid=1, version="1", capacity={}, device=offer.device)
+            with self.database.write() as session:
+                worker.beat(session, row.model_copy(update={"started_at_s": 0.0, "heartbeat_at_s": 0.0}))
         return _Running(
             Slot(
                 Queue.GPU,
-                worker_id=new_id(Prefix.WORKER),
+                worker_id=worker_id,
+                offer=offer,
                 database=self.database,
                 settings=self.settings,
                 kinds={Kind.TRAINING: self.training, Kind.VALIDATION: self.validation},

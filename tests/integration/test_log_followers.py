@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+import threading
 from contextlib import suppress
 
 import pytest
@@ -133,12 +134,14 @@ def test_followers_that_come_while_the_log_grows_see_every_item_once(hub, databa
     monkeypatch.setattr(following, "BATCH", 5)
     claim = run_job(database)
     chance = random.Random(7)
-    num_items = 300
+    num_items, enough = 300, threading.Event()
 
     def write():
         left = num_items
         while left:
             count = min(left, chance.randint(1, 9))
+            if left < num_items // 2:
+                assert enough.wait(60), "nobody follows"
             say(database, "job_1", *("m" * count))
             left -= count
         with database.write() as session:
@@ -151,12 +154,13 @@ def test_followers_that_come_while_the_log_grows_see_every_item_once(hub, databa
             while not writing.done():
                 after = chance.choice([0, 0, 2, 10])
                 followers.append((Follower(hub, after=after), after))
+                if len(followers) > 5:
+                    enough.set()
                 await asyncio.sleep(0.01)
             await writing
             for follower, after in followers:
                 await asyncio.wait_for(follower.task, 60)
                 assert follower.seen == list(range(after + 1, num_items + 4))
-            assert len(followers) > 5
 
     asyncio.run(scenario())
 

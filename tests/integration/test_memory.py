@@ -3,16 +3,20 @@
 import itertools
 import os
 import signal
+from contextlib import ExitStack
 from datetime import timedelta
 
 import pytest
 
 from core.events import Limited
 from models import memory_limit
+from models.claims import Offer
 from models.job import Job
 from models.states import WorkState
+from models.work import Work
 from tests.conftest import wait_for
 from tests.integration.test_checkpoints import REQUEST, World, newest
+from worker.headroom import left
 from worker.limits import Limits
 
 LONG = {"hyperparameters": REQUEST["hyperparameters"] | {"epochs": 24}}  # it must not end before it is killed
@@ -121,3 +125,28 @@ def test_a_finished_job_tells_what_it_held(world):
     assert world.look(job_id).state is WorkState.SUCCEEDED
     assert job.peak_memory_bytes == job.measured["peak_memory_bytes"] > job.measured["empty_memory_bytes"]
     assert set(job.measured["peak_memory_by_phase"]) == {"loading", "preparing", "training", "evaluating", "publishing"}
+
+
+@pytest.mark.parametrize(("machine_gb", "share"), [(16, True), (1.6, False)])
+def test_two_real_jobs_share_a_machine_that_holds_both_and_take_turns_on_one_that_does_not(world, machine_gb, share):
+    """The machine is made up, what the runs plan is not: about 1.1 GB each."""
+
+    def headroom(promises):
+        return left(round(machine_gb * 1e9), promises, [0] * len(promises))
+
+    offers = [Offer(device="this machine", headroom=headroom)] * 2
+    lasting = {"hyperparameters": REQUEST["hyperparameters"] | {"epochs": 16}}
+    jobs = [world.submit(**lasting) for _ in offers]
+    with world.database.write() as session:
+        for job_id in jobs:
+            session.get_one(Work, job_id).memory_bytes = 10**9
+    with ExitStack() as stack:
+        for offer in offers:
+            stack.enter_context(world.slot(offer=offer))
+        for job_id in jobs:
+            world.ends(job_id)
+    (first,), (second,) = sorted((world.attempts(job_id) for job_id in jobs), key=lambda each: each[0].began_s)
+    assert (second.began_s < first.ended_s) is share
+    with world.database.read() as session:
+        planned = session.get_one(Work, jobs[0]).promised_bytes
+    assert 0.9e9 < planned < 1.5e9, "what its run planned, not all that it was given"
