@@ -85,7 +85,7 @@ def _phases(plan: Foresight) -> Table:
 
 def _parts(phase: PhaseMemory) -> Table:
     rows = Table(box=None, show_header=False)
-    parts = sorted(phase.parts.items(), key=lambda part: -part[1])
+    parts = sorted(((name, held) for name, held in phase.parts.items() if held), key=lambda part: -part[1])
     largest = parts[0][1]
     for name, held in parts:
         bar = "█" * max(1, round(_BAR * held / largest))

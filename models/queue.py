@@ -118,8 +118,8 @@ def _seconds_per_example(session: Session, base_model: str) -> float | None:
     return median(taken / examples for taken, examples in rows) if rows else None
 
 
-def seconds_per_operation(session: Session, base_model: str, place: str) -> float | None:
-    """Return the median over the last jobs of a base that succeeded on such a device, all attempts of each together."""
+def runs_of(session: Session, base_model: str, place: str) -> list[tuple[float, float]]:
+    """Return (seconds, operations) of the last jobs of a base that succeeded on such a device, all attempts of each together."""
     last = session.execute(
         sa.select(col(Job.id), col(Job.plan))
         .join(Work, col(Work.id) == col(Job.id))
@@ -139,7 +139,7 @@ def seconds_per_operation(session: Session, base_model: str, place: str) -> floa
         .where(col(Attempt.work_id).in_(todo), col(Attempt.ended_s).is_not(None))
         .group_by(col(Attempt.work_id))
     ).all()
-    return median(seconds / todo[job_id] for job_id, seconds in taken) if taken else None
+    return [(seconds, todo[job_id]) for job_id, seconds in taken]
 
 
 def _expected(planned_examples: int | None, progress: dict[str, Any] | None, rate: float | None) -> float | None:

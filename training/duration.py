@@ -8,7 +8,7 @@ not twice as much. Seconds follow from what a device does of them, or, far bette
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 from training.cards import Card
@@ -105,13 +105,19 @@ def seconds_on(work: Workload, card: Card) -> Range:
     return _range(fast, usual, slow)
 
 
-def seconds_as_before(work: Workload, seconds_per_operation: float) -> Range:
-    """Return about how long a run takes by what earlier jobs of its base took on such a device, loading included."""
-    expected = work.operations * seconds_per_operation
-    return expected * _MEASURED_RANGE[0], expected, expected * _MEASURED_RANGE[1]
+def seconds_per_operation(runs: Sequence[tuple[float, float]]) -> float | None:
+    """Return the median over runs of (seconds, operations), without what each takes before its first step."""
+    return median(max(0.0, seconds - _LOADING_S) / operations for seconds, operations in runs) if runs else None
+
+
+def seconds_as_before(work: Workload, rate: float) -> Range:
+    """Return about how long a run takes by the seconds that an operation of earlier jobs took on such a device."""
+    expected = work.operations * rate
+    return _range(expected * _MEASURED_RANGE[0], expected, expected * _MEASURED_RANGE[1])
 
 
 def _range(low: float, expected: float, high: float) -> Range:
+    """Add what a run takes before its first step; with everything at hand that is next to nothing."""
     return low, _LOADING_S + expected, _LOADING_S + high
 
 

@@ -42,6 +42,10 @@ class Phases:
         if self._phase is not None:
             self.peaks[self._phase] = max(self.peaks.get(self._phase, 0), _peak_bytes())
         self._phase = None
+        self.begin_again()
+
+    def begin_again(self) -> None:
+        """Forget what the present phase held so far."""
         _give_back()
         _forget_peak()
 

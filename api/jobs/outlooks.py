@@ -164,7 +164,7 @@ class Outlooks:
             return None
         known = self._rates.get((base_model, place.name))
         if known is None or self._clock() - known[0] >= _RATE_FRESH_S:
-            rate = queue.seconds_per_operation(session, base_model, place.name)
+            rate = duration.seconds_per_operation(queue.runs_of(session, base_model, place.name))
             known = self._rates[base_model, place.name] = (self._clock(), rate)
         return known[1]
 

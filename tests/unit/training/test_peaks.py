@@ -22,6 +22,16 @@ def test_each_phase_has_the_peak_of_itself(run):
     assert phases.most_bytes == loading
 
 
+def test_what_was_built_before_a_phase_began_again_is_not_in_its_peak(run):
+    phases = Phases(run().child)
+    phases.enter(Phase.LOADING)
+    built = torch.ones(400 * MB // 4)
+    del built
+    phases.begin_again()
+    phases.leave()
+    assert phases.peaks[Phase.LOADING] < phases.empty_bytes + 200 * MB
+
+
 def test_a_phase_is_told_when_it_is_entered(run):
     child_run = run()
     Phases(child_run.child).enter(Phase.TRAINING)
