@@ -23,10 +23,15 @@ _FILES = ("processor_config.json", "preprocessor_config.json")  # as transformer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blueprint:
-    """The shape of a base, and how it cuts pictures as it comes."""
+    """The shape of a base, and how it cuts pictures as it comes.
+
+    Attributes:
+        origin: Says whether two of them are the same: a name of the catalogue, or what the files say.
+    """
 
     geometry: Geometry
     cutting: Cutting
+    origin: str
 
     def cutting_with(self, options: ImageOptions) -> Cutting:
         """Return how it cuts pictures with the options of a job, as `Family.set_image_options` sets them."""
@@ -47,7 +52,7 @@ def find(name: str) -> Blueprint | None:
     """
     known = geometry.find(name)
     if known is not None:
-        return Blueprint(geometry=known, cutting=known.cutting)
+        return Blueprint(geometry=known, cutting=known.cutting, origin=known.id)
     try:
         found = _read(name)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError):
@@ -70,7 +75,7 @@ def _read(name: str) -> Blueprint | None:
         tokens_per_tile=found.tokens_per_tile,
         is_upscaled=cutter.get(UPSCALE, True),
     )
-    return Blueprint(geometry=found, cutting=cutting)
+    return Blueprint(geometry=found, cutting=cutting, origin=repr((found, cutting)))
 
 
 def _document(name: str, *files: str) -> dict[str, Any]:

@@ -1,10 +1,9 @@
 """Plans of jobs that are not made yet: what `POST /jobs` refuses, keeps with the job, and answers to a dry run."""
 
-import json
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -20,17 +19,18 @@ from models.dataset import Held
 from training import duration
 from training.fit import sentence_of
 from training.outlook import Outlook, look_ahead
+from training.spec import Hyperparameters
 from vlm import blueprint
 from vlm.blueprint import Blueprint
 from vlm.conversation import Split
 from vlm.size_histogram import SizeHistogram
 
 T = TypeVar("T")
+Key = tuple[Hashable, ...]
 
 _FRESH_S, _RATE_FRESH_S = 1.0, 30.0
 _MOST_KEPT = 256
 _MOST_PLANS = 250  # for one request; a batch has a hundred jobs at most
-_ASKED = {"base_model", "method", "hyperparameters", "image", "resources", "allow_quality_tradeoff"}
 _CHANGES_NOTHING = {  # of what a run holds, or how long it takes
     "learning_rate",
     "lr_scheduler",
@@ -40,6 +40,8 @@ _CHANGES_NOTHING = {  # of what a run holds, or how long it takes
     "weight_decay",
     "checkpoint_every",
 }
+_ASKED = dict.fromkeys(("method", "hyperparameters", "image", "resources", "allow_quality_tradeoff"), True)
+_OF_MEMORY = _ASKED | {"hyperparameters": Hyperparameters.model_fields.keys() - _CHANGES_NOTHING}
 _BASED_ON = "sizes of the data set, text roughly"
 
 
@@ -68,7 +70,7 @@ class Expected:
 class Question:
     """A job that nobody has planned yet, with all that its plan is made from."""
 
-    key: str
+    key: Key
     body: JobCreate
     base: Blueprint
     sizes: dict[str, Any]
@@ -81,7 +83,7 @@ class NotPlanned(Exception):
     """A plan is wanted in a transaction, where nobody has the time to make one."""
 
     def __init__(self, question: Question) -> None:
-        super().__init__(question.key)
+        super().__init__(str(question.key))
         self.question = question
 
 
@@ -92,7 +94,7 @@ class Outlooks:
         self._silent_s = silent_s
         self._clock = clock
         self._lock = threading.Lock()
-        self._kept: OrderedDict[str, Expected] = OrderedDict()
+        self._kept: OrderedDict[Key, Expected | None] = OrderedDict()
         self._rates: dict[tuple[str, str], tuple[float, float | None]] = {}
         self._workers: tuple[float, list[dict[str, Any]]] | None = None
 
@@ -141,20 +143,25 @@ class Outlooks:
         rates = {each.name: self._rate(session, body.base_model, each) for each in places}
         key = _key(body, dataset, base, places, rates, exact=exact)
         with self._lock:
-            if key in self._kept:
+            is_known, expected = key in self._kept, self._kept.get(key)
+            if is_known:
                 self._kept.move_to_end(key)
-                return self._kept[key]
-        sizes, splits = datasets.sizes_of(session, dataset.id), dataset.splits or {}
+        if expected is not None:
+            return expected
+        sizes, splits = None if is_known else datasets.sizes_of(session, dataset.id), dataset.splits or {}
         if sizes is None or not splits.get("train"):
+            self._remember(key, None)
             why = "Nobody counted the sizes of this data set when it was validated; upload it again."
             raise Invalid.field("#/dataset", why)
         known: Mapping[Any, int] = splits
         raise NotPlanned(Question(key=key, body=body, base=base, sizes=sizes, splits=known, places=places, rates=rates))
 
     def _keep(self, question: Question) -> None:
-        expected = _expected(question)
+        self._remember(question.key, _expected(question))
+
+    def _remember(self, key: Key, expected: Expected | None) -> None:
         with self._lock:
-            self._kept[question.key] = expected
+            self._kept[key] = expected
             while len(self._kept) > _MOST_KEPT:
                 self._kept.popitem(last=False)
 
@@ -182,14 +189,11 @@ def _key(
     rates: Mapping[str, float | None],
     *,
     exact: bool,
-) -> str:
+) -> Key:
     """Return what jobs have in common that hold the same and take as long."""
-    asked = body.model_dump(mode="json", include=_ASKED)
-    if not exact:
-        for name in _CHANGES_NOTHING:
-            del asked["hyperparameters"][name]
-    fast = {name: rate and f"{rate:.2g}" for name, rate in rates.items()}
-    return json.dumps([dataset.id, dataset.digest, asked, repr(base), repr(places), fast, exact])
+    asked = body.model_dump_json(include=_ASKED if exact else _OF_MEMORY)
+    fast = tuple(f"{rate:.2g}" if rate else None for rate in rates.values())
+    return dataset.id, dataset.digest, asked, base.origin, tuple(places), fast, exact
 
 
 def _base(body: JobCreate) -> Blueprint:
