@@ -10,17 +10,8 @@ from dataclasses import dataclass
 from vlm.precision import Precision
 
 CONTEXT_BYTES = 600_000_000  # CUDA's own: its context and the libraries' kernels
-_OTHERS = {
-    "laptop",
-    "mobile",
-    "max",
-    "q",
-    "ti",
-    "super",
-    "pcie",
-    "nvl",
-    "d",
-}  # words of cards that are not the one named
+_OTHERS = {"laptop", "mobile", "max", "q", "ti", "super", "d"}  # words of cards that are not the one named
+_OTHERS_OF = {"h100": {"pcie", "nvl"}}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,5 +57,9 @@ def find(name: str) -> Card | None:
 def recognize(model: str) -> Card | None:
     """Return the card that a driver calls by this name, such as `NVIDIA GeForce RTX 4090`; None of one that we do not know."""
     words = model.lower().replace("-", " ").split()
-    found = [card for card in CARDS if not _OTHERS & set(words) and set(card.name.split("-")) <= set(words)]
+    found = [
+        card
+        for card in CARDS
+        if set(card.name.split("-")) <= set(words) and not (_OTHERS | _OTHERS_OF.get(card.name, set())) & set(words)
+    ]
     return max(found, key=lambda card: len(card.name), default=None)

@@ -22,8 +22,10 @@ def expected_sizes(
         histogram: Of the data set.
         cutting: How the base cuts images for this run.
         splits: How many examples each split has; all are of the same kinds, because they are dealt at random.
-        seen: The share of the images that the run looks at: of less than an epoch, those of its steps.
+        seen: The share of the examples to train on that the run takes: less than an epoch's, or all.
     """
+    train, validation = (splits.get(split, 0) for split in ("train", "validation"))
+    shown = (seen * train + validation) / max(1, train + validation)
     groups = [(_size(group, cutting), group.count) for group in histogram.examples]
     images = []
     share = min(1.0, _MOST_IMAGES / max(1, sum(group.count for group in histogram.images)))
@@ -34,7 +36,7 @@ def expected_sizes(
         train=_laid_out(groups, splits.get("train", 0)),
         validation=_laid_out(groups, splits.get("validation", 0)),
         images=images,
-        num_tiles=round(seen * sum(group.count * cutting.num_tiles(*group.sides_px) for group in histogram.images)),
+        num_tiles=round(shown * sum(group.count * cutting.num_tiles(*group.sides_px) for group in histogram.images)),
     )
 
 

@@ -67,9 +67,8 @@ def _fine_tune(spec: TrainingSpec, child: Child, group: Group) -> dict[str, Any]
     phases = Phases(child)
     resumed = _find_checkpoint(spec, child, group)
     phases.enter(Phase.LOADING)
-    if not loading.is_built(spec.base_model, models_dir=spec.models_dir):
-        _build(spec, child, group)
-        phases.begin_again()
+    _build(spec, child, group)
+    phases.begin_again()
     settled = settle(spec, child, read(spec, child, group, resumed), resumed)  # 1, 2
     base = _load(spec, child, settled)  # 3
     phases.enter(Phase.PREPARING)
@@ -96,9 +95,10 @@ def _fine_tune(spec: TrainingSpec, child: Child, group: Group) -> dict[str, Any]
 
 def _build(spec: TrainingSpec, child: Child, group: Group) -> None:
     """Build a base that no hub has; that happens once, and what it holds is not the run's."""
-    child.events.log(f"Building {spec.base_model}, once.")
     with group.first_goes_ahead():
-        loading.resolve(spec.base_model, models_dir=spec.models_dir)
+        if not loading.is_built(spec.base_model, models_dir=spec.models_dir):
+            child.events.log(f"Building {spec.base_model}, once.")
+            loading.resolve(spec.base_model, models_dir=spec.models_dir)
 
 
 def _find_checkpoint(spec: TrainingSpec, child: Child, group: Group) -> Checkpoint | None:

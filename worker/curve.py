@@ -8,7 +8,8 @@ from core.events import Checkpoint, ChildEvent, Limited, Metric, Planned, Resolv
 from models import job as jobs
 from models.job import Job
 from training.pass_limit import PassLimit
-from worker.capacity import device_name
+from training.resources import Resources
+from worker.capacity import device_name, num_gpus
 from worker.checkpoints import Keeper
 from worker.limits import Limits
 from worker.recorder import Recorder
@@ -52,7 +53,7 @@ class Curve(Recorder):
                 self._begins_anew = False
             jobs.record(session, work_id, settings=event.settings, provenance=event.provenance)
         elif isinstance(event, Planned):
-            jobs.record_plan(session, work_id, event.plan | {"place": device_name()})
+            jobs.record_plan(session, work_id, self._placed(event.plan))
         elif isinstance(event, Limited):
             Limits(self._job).learn(session, PassLimit.model_validate(event.limit))
         elif isinstance(event, Metric):
@@ -67,6 +68,15 @@ class Curve(Recorder):
     def settle(self) -> None:
         """Wait until the last checkpoint is stored."""
         self._keeper.settle()
+
+    def _placed(self, plan: dict[str, Any]) -> dict[str, Any]:
+        """Return a run's plan with where it runs, and what all its processes need of what that has."""
+        if plan["device"] != "cpu":
+            return plan | {"place": device_name()}
+        if num_gpus():  # the processor of a worker whose GPU's memory is looked at
+            return plan | {"place": "CPU", "needed": None}
+        copies = Resources.model_validate(self._job.request.get("resources", {})).resolved_processes
+        return plan | {"place": device_name(), "needed": copies * plan["needed"]}
 
     def _compare(self, event: Resolved) -> None:
         if self._before is not None and self._told and self._before != (event.settings, event.provenance):

@@ -32,41 +32,47 @@ class HostHeadroom:
 
 
 class GpuHeadroom:
-    """Headroom in the memory of the GPUs that the children of this worker see: of the one that has the least."""
+    """Headroom in the memory of the GPU that the children of this worker see first: most runs have one, and it is that."""
 
     def __init__(self) -> None:
-        self._visible = [each.strip() for each in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if each.strip()]
-        told = _asked(lambda: [str(pynvml.nvmlDeviceGetUUID(handle)) for handle in self._handles()])
-        self.name = f"{socket.gethostname()}, GPU {', '.join(told or self._visible or ['all'])}"
+        self._first = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip() or "0"
+        told = _asked(lambda: str(pynvml.nvmlDeviceGetUUID(self._handle())))
+        self.name = f"{socket.gethostname()}, GPU {told or self._first}"
 
     @property
     def memory_bytes(self) -> int | None:
-        """Return what each has in all, but for what a process takes before its first tensor."""
-        totals = _asked(lambda: [int(pynvml.nvmlDeviceGetMemoryInfo(handle).total) for handle in self._handles()])
-        return min(totals) - CONTEXT_BYTES if totals else None
+        """Return what there is in all, but for what a process takes before its first tensor."""
+        total = _asked(lambda: int(pynvml.nvmlDeviceGetMemoryInfo(self._handle()).total))
+        return None if total is None else total - CONTEXT_BYTES
 
     def __call__(self, promises: Sequence[Promise]) -> int | None:
         """Return what is free and was not promised to work that has not taken it yet; None where nobody knows."""
-        rooms = _asked(lambda: [self._left(handle, promises) for handle in self._handles()])
-        return max(0, min(rooms) - CONTEXT_BYTES) if rooms else None
+        room = _asked(lambda: self._left(promises))
+        return None if room is None else max(0, room - CONTEXT_BYTES)
 
-    def _left(self, handle: Any, promises: Sequence[Promise]) -> int:
-        memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-        known = {each.pid: each.usedGpuMemory or 0 for each in pynvml.nvmlDeviceGetComputeRunningProcesses(handle)}
+    def _left(self, promises: Sequence[Promise]) -> int | None:
+        handle = self._handle()
+        memory, running = (
+            pynvml.nvmlDeviceGetMemoryInfo(handle),
+            pynvml.nvmlDeviceGetComputeRunningProcesses(handle),
+        )
+        known = {each.pid: each.usedGpuMemory or 0 for each in running}
         held = [sum(known.get(child.pid, 0) for child in _children(each.pid)) for each in promises]
-        if promises and not any(held):  # inside a container the driver tells the pids of the host, or none: it is ours
-            held = [int(memory.used), *([0] * (len(promises) - 1))]
-        room = left(int(memory.free), promises, held)
-        assert room is not None
-        return room
+        if promises and not any(held) and any(map(_is_elsewhere, running)):
+            # inside a container the driver tells pids of the host, and perhaps no figures: what is used is ours
+            together = Promise(pid=0, memory_bytes=sum(each.memory_bytes for each in promises))
+            return left(int(memory.free), [together], [int(memory.used)])
+        return left(int(memory.free), promises, held)
 
-    def _handles(self) -> list[Any]:
-        if not self._visible:
-            return [pynvml.nvmlDeviceGetHandleByIndex(at) for at in range(pynvml.nvmlDeviceGetCount())]
-        return [
-            pynvml.nvmlDeviceGetHandleByIndex(int(each)) if each.isdigit() else pynvml.nvmlDeviceGetHandleByUUID(each)
-            for each in self._visible
-        ]
+    def _handle(self) -> Any:
+        if self._first.isdigit():
+            return pynvml.nvmlDeviceGetHandleByIndex(int(self._first))
+        return pynvml.nvmlDeviceGetHandleByUUID(self._first)
+
+
+def _is_elsewhere(process: Any) -> bool:
+    """Tell whether a process that the driver names is not to be found by that name here."""
+    return process.usedGpuMemory is None or not psutil.pid_exists(process.pid)
 
 
 def _asked(question: Callable[[], T]) -> T | None:

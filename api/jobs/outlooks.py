@@ -29,8 +29,8 @@ T = TypeVar("T")
 Key = tuple[Hashable, ...]
 
 _FRESH_S, _RATE_FRESH_S = 1.0, 30.0
-_MOST_KEPT = 256
-_MOST_PLANS = 250  # for one request; a batch has a hundred jobs at most
+_MOST_KEPT = 1024
+_MOST_TRIES = 10
 _CHANGES_NOTHING = {  # of what a run holds, or how long it takes
     "learning_rate",
     "lr_scheduler",
@@ -82,9 +82,9 @@ class Question:
 class NotPlanned(Exception):
     """A plan is wanted in a transaction, where nobody has the time to make one."""
 
-    def __init__(self, question: Question) -> None:
-        super().__init__(str(question.key))
-        self.question = question
+    def __init__(self, *questions: Question) -> None:
+        super().__init__(f"{len(questions)} plans are wanted")
+        self.questions = questions
 
 
 class Outlooks:
@@ -95,16 +95,18 @@ class Outlooks:
         self._clock = clock
         self._lock = threading.Lock()
         self._kept: OrderedDict[Key, Expected | None] = OrderedDict()
+        self._bases: dict[str, tuple[float, Blueprint | None]] = {}
         self._rates: dict[tuple[str, str], tuple[float, float | None]] = {}
         self._workers: tuple[float, list[dict[str, Any]]] | None = None
 
     def planned(self, act: Callable[[], T]) -> T:
         """Do something in a transaction; where it lacks a plan, make that with no transaction open, and do it again."""
-        for _ in range(_MOST_PLANS):
+        for _ in range(_MOST_TRIES):
             try:
                 return act()
             except NotPlanned as lacking:
-                self._keep(lacking.question)
+                for question in lacking.questions:
+                    self._remember(question.key, _expected(question))
         raise Busy("The workers change faster than the request can be planned; send it again.")
 
     def admit(self, session: Session, body: JobCreate, dataset: Held) -> Expected | None:
@@ -138,7 +140,7 @@ class Outlooks:
             Invalid: It cannot be planned: the field that is in the way, and why.
             NotPlanned: Ask again in `planned`.
         """
-        base = _base(body)
+        base = self._base(body)
         places = able(self._capacities(session), body.resources) if place is None else (place,)
         rates = {each.name: self._rate(session, body.base_model, each) for each in places}
         key = _key(body, dataset, base, places, rates, exact=exact)
@@ -156,8 +158,19 @@ class Outlooks:
         known: Mapping[Any, int] = splits
         raise NotPlanned(Question(key=key, body=body, base=base, sizes=sizes, splits=known, places=places, rates=rates))
 
-    def _keep(self, question: Question) -> None:
-        self._remember(question.key, _expected(question))
+    def _base(self, body: JobCreate) -> Blueprint:
+        if body.resources.is_sharded or body.resources.parallelism == "model":
+            why = f'"{body.resources.parallelism}" lays layers on several devices, which is not planned.'
+            raise Invalid.field("#/resources/parallelism", why)
+        known = self._bases.get(body.base_model)
+        if known is None or self._clock() - known[0] >= _FRESH_S:
+            if len(self._bases) >= _MOST_KEPT:
+                self._bases.clear()
+            known = self._bases[body.base_model] = (self._clock(), blueprint.find(body.base_model))
+        if known[1] is None:
+            why = f"What {body.base_model} holds cannot be planned: it is of another family, or its files are not on this machine."
+            raise Invalid.field("#/base_model", why)
+        return known[1]
 
     def _remember(self, key: Key, expected: Expected | None) -> None:
         with self._lock:
@@ -194,17 +207,6 @@ def _key(
     asked = body.model_dump_json(include=_ASKED if exact else _OF_MEMORY)
     fast = tuple(f"{rate:.2g}" if rate else None for rate in rates.values())
     return dataset.id, dataset.digest, asked, base.origin, tuple(places), fast, exact
-
-
-def _base(body: JobCreate) -> Blueprint:
-    if body.resources.is_sharded or body.resources.parallelism == "model":
-        why = f'"{body.resources.parallelism}" lays layers on several devices, which is not planned.'
-        raise Invalid.field("#/resources/parallelism", why)
-    found = blueprint.find(body.base_model)
-    if found is None:
-        why = f"What {body.base_model} holds cannot be planned: it is of another family, or its files are not on this machine."
-        raise Invalid.field("#/base_model", why)
-    return found
 
 
 def _expected(question: Question) -> Expected:
@@ -247,9 +249,13 @@ def _on(question: Question, place: Place) -> Expected:
 
 
 def _needed(question: Question, place: Place, outlook: Outlook, copies: int) -> int | None:
-    """Return what must be free: what it may hold where it says that itself, else the least; on any kind of worker there is."""
-    if place.is_beside_gpu or len({each.device for each in question.places}) > 1:
-        return None  # a GPU's memory and a host's are not one figure
+    """Return what must be free: what it may hold where it says that itself, else the least.
+
+    None where workers differ in what they would need for it, or none is there: whichever comes may be of another kind.
+    """
+    kinds = {(each.device, each.precision, each.is_beside_gpu) for each in question.places}
+    if len(kinds) > 1 or place.is_beside_gpu or not place.is_running:
+        return None
     is_bound = question.body.resources.memory_gb is not None
     return copies * (outlook.fitted if is_bound else outlook.least).plan.most_bytes
 

@@ -13,7 +13,7 @@ from api.base_models.names import check_base_model
 from api.idempotency import Answer
 from api.jobs import service
 from api.jobs.batch_schemas import MAX_JOBS, BatchCreate, read_batch
-from api.jobs.outlooks import Outlooks
+from api.jobs.outlooks import Key, NotPlanned, Outlooks, Question
 from api.jobs.schemas import JobCreate
 from api.jobs.service import Accepted
 from api.text import NAME_CHARS
@@ -123,8 +123,9 @@ def _first_job(session: Session, job: dict[str, Any], *, project: str) -> tuple[
 def _plan(
     session: Session, job: dict[str, Any], grid: Mapping[str, list[Any]], outlooks: Outlooks, *, project: str
 ) -> list[Planned]:
-    """Check every combination; all that are wrong are said at once."""
+    """Check every combination; all that are wrong are said at once, as all that are not planned yet."""
     planned, refusals, held = [], [], dict[str, Held]()
+    unplanned: dict[Key, Question] = {}
     for choices in _combinations(grid):
         try:
             body = read_model(JobCreate, _laid(job, choices))
@@ -135,8 +136,12 @@ def _plan(
             accepted = Accepted(body=body, dataset=dataset, expected=outlooks.admit(session, body, dataset))
         except Invalid as refused:
             refusals.append(_of_batch(refused, choices))
+        except NotPlanned as lacking:
+            unplanned |= {question.key: question for question in lacking.questions}
         else:
             planned.append(Planned(accepted=accepted, choices=choices))
+    if unplanned:
+        raise NotPlanned(*unplanned.values())
     if refusals:
         fields = tuple(dict.fromkeys(error for refused in refusals for error in refused.errors))
         more = f" (and {len(fields) - 1} more)" if len(fields) > 1 else ""

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 
-from core.events import Limited
+from core.events import Limited, Planned
 from models import memory_limit
 from models.claims import Offer
 from models.job import Job
@@ -116,6 +116,19 @@ def test_the_limit_that_a_child_tells_is_written_with_its_log(world, monkeypatch
     assert learned(world, job_id).model_dump() == limit
 
 
+def test_what_all_processes_of_a_run_may_hold_is_promised(world, monkeypatch):
+    from worker.curve import Curve
+
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)  # which another test of this process may have set
+    job_id = world.submit(resources={"gpus": 0, "num_processes": 3})
+    with world.database.read() as session:
+        job = session.get_one(Job, job_id)
+    plan = {"device": "cpu", "needed": 10**9, "peak": {}}
+    with world.database.write() as session:
+        Curve(job, None, resumed_step=None).record(session, job_id, Planned(plan=plan))
+    assert world.look(job_id).promised_bytes == 3 * 10**9
+
+
 def test_a_finished_job_tells_what_it_held(world):
     job_id = world.submit()
     with world.slot():
@@ -128,8 +141,11 @@ def test_a_finished_job_tells_what_it_held(world):
 
 
 @pytest.mark.parametrize(("machine_gb", "share"), [(16, True), (1.6, False)])
-def test_two_real_jobs_share_a_machine_that_holds_both_and_take_turns_on_one_that_does_not(world, machine_gb, share):
+def test_two_real_jobs_share_a_machine_that_holds_both_and_take_turns_on_one_that_does_not(
+    world, machine_gb, share, monkeypatch
+):
     """The machine is made up, what the runs plan is not: about 1.1 GB each."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)  # which another test of this process may have set
 
     def headroom(promises):
         return left(round(machine_gb * 1e9), promises, [0] * len(promises))

@@ -137,6 +137,7 @@ def test_a_faster_card_takes_less_time_and_ranges_are_in_their_order():
         ("NVIDIA GeForce RTX 3090", "rtx-3090"),
         ("NVIDIA GeForce RTX 4060", "rtx-4060"),
         ("NVIDIA A100-SXM4-80GB", "a100-80gb"),
+        ("NVIDIA A100-PCIE-40GB", "a100-40gb"),
         ("NVIDIA H100 80GB HBM3", "h100"),
         ("NVIDIA L40S", None),
         ("NVIDIA GeForce RTX 4090 Laptop GPU", None),

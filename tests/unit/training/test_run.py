@@ -97,7 +97,8 @@ def test_each_process_of_a_run_sees_its_own_gpus(spec, run, monkeypatch, resourc
 
 def seen_by(spec, run, monkeypatch, *, visible):
     monkeypatch.setattr(pipeline, "fine_tune", lambda *_: {"seen": os.environ["CUDA_VISIBLE_DEVICES"]})
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # so that what the run sets is taken back
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)

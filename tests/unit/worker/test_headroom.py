@@ -46,7 +46,7 @@ def test_what_the_children_of_a_worker_hold_counts_as_taken(monkeypatch):
 def test_without_a_driver_nobody_knows_what_a_gpu_has(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
     gpu = GpuHeadroom()
-    assert gpu.name.endswith("GPU 1, 0")
+    assert gpu.name.endswith("GPU 1")
     assert (gpu.memory_bytes, gpu([])) == (None, None)
 
 
@@ -74,13 +74,21 @@ def driver(monkeypatch):
     return driver
 
 
-def test_the_gpu_that_has_the_least_counts_less_a_context(driver):
+def test_the_gpu_that_children_see_first_counts_less_a_context(driver):
     gpu = driver({"GPU-7d": 12_000, "GPU-9e": 9_000}, [])
-    assert gpu.name.endswith("GPU GPU-7d, GPU-9e")
-    assert (gpu.memory_bytes, gpu([])) == (15_400 * MB, 8_400 * MB)
+    assert gpu.name.endswith("GPU GPU-7d")
+    assert (gpu.memory_bytes, gpu([])) == (15_400 * MB, 11_400 * MB)
 
 
-@pytest.mark.parametrize("processes", [[(os.getpid(), 2_000 * MB)], [(1, 2_000 * MB)], [(1, None)]])
+NOBODY = 2**22 + 1  # a pid that no process has
+
+
+@pytest.mark.parametrize("processes", [[(os.getpid(), 2_000 * MB)], [(NOBODY, 2_000 * MB)], [(1, None)]])
 def test_what_a_run_holds_of_its_promise_is_not_owed_whoever_the_driver_says_holds_it(driver, processes):
-    gpu = driver({"GPU-7d": 14_000, "GPU-9e": 14_000}, processes)
+    gpu = driver({"GPU-7d": 14_000, "GPU-9e": 0}, processes)
     assert gpu([Promise(pid=os.getppid(), memory_bytes=5_000 * MB)]) == (14_000 - 3_000 - 600) * MB
+
+
+def test_what_others_hold_of_a_gpu_is_nobodys_promise(driver):
+    gpu = driver({"GPU-7d": 10_000, "GPU-9e": 0}, [(1, 6_000 * MB)])
+    assert gpu([Promise(pid=NOBODY, memory_bytes=5_000 * MB)]) == (10_000 - 5_000 - 600) * MB
