@@ -28,9 +28,9 @@ def arriving(
     Raises:
         Overdue: the time is over.
     """
+    deadline = time.monotonic() + seconds  # of the pieces' own source, which may be as long, begins after it
     reader = _Reader(pieces)
     reader.start()
-    deadline = time.monotonic() + seconds
     try:
         while True:
             check()
@@ -42,6 +42,8 @@ def arriving(
                         yield piece
                     case None:
                         return
+                    case error if time.monotonic() > deadline:
+                        raise Overdue from error
                     case error:
                         raise error
     finally:
