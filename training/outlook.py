@@ -19,8 +19,6 @@ from vlm.image_options import ImageOptions
 from vlm.precision import Precision
 from vlm.size_histogram import SizeHistogram
 
-_TRAINS_VISION = "the vision tower is trained, so what it makes of an image changes with every step"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outlook:
@@ -75,7 +73,7 @@ def look_ahead(
         precision=precision if wanted == "auto" or (wanted == "fp16" and not on_gpu) else wanted,
         on_gpu=on_gpu,
         can_pack=True,
-        no_features=_TRAINS_VISION if asked.method.train_vision else None,
+        no_features=settings.TRAINS_VISION if asked.method.train_vision else None,
     )
     recipe = Recipe(schedule=schedule, method=asked.method.settled, image=asked.image)
 

@@ -17,6 +17,9 @@ DEFAULT_WARMUP_RATIO = 0.03  # the same table
 # the widths of SmolVLM-256M and ten layers); a GPU needs more to be busy, and checkpoints them.
 CPU_MICRO_BATCH_TOKENS, GPU_MICRO_BATCH_TOKENS = 2048, 8192
 PACK_TOKENS = 1024  # attention over a packed row is dense: its cost grows with the square of this
+TRAINS_VISION = (
+    "the vision tower is trained, so what it makes of an image changes with every step"  # no feature is kept
+)
 MIN_AUTO_CHECKPOINT_STEPS, MAX_AUTO_CHECKPOINT_STEPS = 10, 500
 
 _OF_EACH_RUN = frozenset({"epochs", "max_steps", "checkpoint_every"})  # follow from the data, or may differ

@@ -4,9 +4,10 @@ from fastapi import APIRouter, Request, Response
 from sqlmodel import Session
 
 from api.documents import problems
-from api.idempotency import Answer, KeyHeader, fingerprint, once
+from api.idempotency import KeyHeader, fingerprint
 from api.jobs import sweeps
 from api.jobs.batch_schemas import BatchCreate, BatchRead, BatchSummary, read_batch, summarize
+from api.jobs.submission import submit
 from api.listing import Cursor, Limit, Page, paged
 from api.services import ProjectDep, ServicesDep
 from api.text import is_id
@@ -26,19 +27,14 @@ def create_batch(
     body: BatchCreate, request: Request, services: ServicesDep, project: ProjectDep, key: KeyHeader = None
 ) -> Response:
     """Make one job for every combination of the grid's values: all of them, or none when one is refused."""
-    content = fingerprint(body.model_dump(mode="json"))
-
-    def make() -> Answer:
-        return once(
-            services,
-            request,
-            project=project,
-            key=key,
-            content=content,
-            make=lambda session: sweeps.create(session, body, services.outlooks, project=project),
-        )
-
-    answer = services.outlooks.planned(make)
+    answer = submit(
+        services,
+        request,
+        project=project,
+        key=key,
+        content=fingerprint(body.model_dump(mode="json")),
+        make=lambda session: sweeps.create(session, body, services.outlooks, project=project),
+    )
     if not answer.replayed:
         services.doorbell.ring(Queue.GPU, answer.body["jobs"][0]["id"])
     return answer.response()

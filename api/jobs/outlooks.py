@@ -211,15 +211,11 @@ def _key(
 
 def _expected(question: Question) -> Expected:
     """Return what is known of a job on the first place that it fits; where it fits none, on the best."""
-    first, others = question.places[0], question.places[1:]
-    best = chosen = _on(question, first)
-    for place in others:
-        if chosen.fits:
-            break
-        chosen = _on(question, place)
-    if not chosen.fits:
-        chosen = best
-    return chosen
+    best, *others = question.places
+    on_best = _on(question, best)
+    if on_best.fits:
+        return on_best
+    return next((found for found in (_on(question, place) for place in others) if found.fits), on_best)
 
 
 def _on(question: Question, place: Place) -> Expected:

@@ -7,11 +7,12 @@ from fastapi.responses import StreamingResponse
 from fastapi.sse import EventSourceResponse
 
 from api.documents import problems
-from api.idempotency import Answer, KeyHeader, fingerprint, once
+from api.idempotency import KeyHeader, fingerprint
 from api.jobs import actions, batches, dry_run, following, logs, memory, records, service
 from api.jobs.dry_run import DryRun, DryRunQuery
 from api.jobs.log_pages import read_page
 from api.jobs.schemas import MAX_SEQ, JobBody, JobClone, JobRead, LogPage, LogQuery, read_item
+from api.jobs.submission import submit
 from api.listing import Cursor, Limit, Page, paged
 from api.services import ProjectDep, ServicesDep
 from api.text import ID_PATTERN
@@ -51,19 +52,14 @@ def create_job(
         return dry_run.answer(services, body, project=project, device=question.device)
     if question.device is not None:
         raise Invalid.field("#/device", "A device is named for a dry run; a job says in `resources` what it needs.")
-    content = fingerprint(body.model_dump(mode="json", exclude_unset=isinstance(body, JobClone)))
-
-    def make() -> Answer:
-        return once(
-            services,
-            request,
-            project=project,
-            key=key,
-            content=content,
-            make=lambda session: service.create(session, body, services.outlooks, project=project),
-        )
-
-    answer = services.outlooks.planned(make)
+    answer = submit(
+        services,
+        request,
+        project=project,
+        key=key,
+        content=fingerprint(body.model_dump(mode="json", exclude_unset=isinstance(body, JobClone))),
+        make=lambda session: service.create(session, body, services.outlooks, project=project),
+    )
     if not answer.replayed:
         services.doorbell.ring(Queue.GPU, answer.body["id"])
     return answer.response()

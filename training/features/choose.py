@@ -13,6 +13,7 @@ from training.features.fill import TooLarge, drop_vision_tower, fill
 from training.features.key import feature_key
 from training.features.store import FeatureStore
 from training.precision import autocast
+from training.settings import TRAINS_VISION
 from training.vision import CachedVision, FrozenVision, PixelVision, Tower, Vision
 from vlm.loading import LoadedBase
 from vlm.precision import Precision
@@ -38,7 +39,7 @@ class CacheRequest:
     def refusal(self) -> str | None:
         """Return why features cannot be kept; None when they can."""
         if self.trains_vision:
-            return "the vision tower is trained, so what it makes of an image changes with every step"
+            return TRAINS_VISION
         if self.cache_dir is None or self.budget_bytes == 0:
             return "this worker gives it no room (LENSMITH_FEATURE_CACHE_BYTES)"
         return None
