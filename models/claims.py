@@ -5,7 +5,6 @@ time of the last day), then age. `api.jobs.forecast` simulates the same order. W
 of the worker's device is passed over, but not for ever.
 """
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -16,6 +15,7 @@ from sqlmodel import Session, col
 from core.clock import utc_now
 from core.db import NowS, UtcDateTime
 from core.queue import Queue
+from models.device_memory import Headroom, Promise, Room, unbounded
 from models.event import note
 from models.leases import LONGEST_WAIT_S, Claim
 from models.states import LEASED, WorkState
@@ -27,21 +27,6 @@ PATIENCE = timedelta(minutes=10)  # after its making, until which smaller work o
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Promise:
-    """What running work may hold of a device, in bytes; `pid` is the worker's that runs it."""
-
-    pid: int
-    memory_bytes: int
-
-
-Headroom = Callable[[Sequence[Promise]], int | None]
-
-
-def unbounded(_promises: Sequence[Promise]) -> None:
-    """Tell that nobody knows how much memory there is."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
     """What a worker can take.
 
@@ -50,7 +35,7 @@ class Offer:
         classes: Names of what it is; work that asks for a class is taken by a worker of that class only.
         device: Whose memory it uses; workers may share one.
         memory_bytes: Of the device, in all; None where nobody knows. For whoever plans; claims look at what is free.
-        headroom: Returns what of it more work may hold beside what was promised to work that runs.
+        headroom: Returns what of it more work may hold; None where nobody knows.
     """
 
     gpus: int = 0
@@ -87,10 +72,10 @@ def claim(
     if first is None:
         return None
     promised = promises(session, queue, offer.device)
-    headroom_bytes = offer.headroom(promised)
+    room = offer.headroom(promised)
     chosen = first
-    if headroom_bytes is not None:
-        fitting = _fitting(session, queue, offer, project_bound, _Memory.of(headroom_bytes, promised))
+    if room is not None:
+        fitting = _fitting(session, queue, offer, project_bound, room, is_shared=bool(promised))
         if fitting is None:
             return None
         chosen = fitting
@@ -107,7 +92,7 @@ def claim(
             finished_at=None,
             failure=None,
             last_flush=0,
-            promised_bytes=_promise(headroom_bytes),
+            promised_bytes=_promise(room),
         )
         .returning(
             col(Work.id),
@@ -135,17 +120,15 @@ def claim(
     )
     session.flush()
     note(session, work_id, f"Attempt {attempt} started.", fence=fence, state=WorkState.RUNNING, worker=worker_id)
-    return Claim(
-        work_id=work_id, project=project, kind=kind, fence=fence, attempt=attempt, headroom_bytes=headroom_bytes
-    )
+    return Claim(work_id=work_id, project=project, kind=kind, fence=fence, attempt=attempt, room=room)
 
 
-def _promise(headroom_bytes: int | None) -> sa.Case[int | None] | None:
+def _promise(room: Room | None) -> sa.Case[int | None] | None:
     """Return what work is promised that is claimed: all that there is, until its run has planned how much it takes."""
-    if headroom_bytes is None:
+    if room is None:
         return None
     is_planned = col(Work.memory_bytes).is_not(None)
-    return sa.case((is_planned, sa.literal(headroom_bytes, sa.BigInteger())), else_=sa.null())
+    return sa.case((is_planned, sa.literal(room.beside_bytes, sa.BigInteger())), else_=sa.null())
 
 
 def promises(session: Session, queue: Queue, device: str | None) -> list[Promise]:
@@ -163,27 +146,24 @@ def promises(session: Session, queue: Queue, device: str | None) -> list[Promise
     return [Promise(pid=pid, memory_bytes=promised_bytes) for pid, promised_bytes in rows]
 
 
-@dataclass(frozen=True, slots=True)
-class _Memory:
-    """What is free of a device and promised to nobody, and what would be when all that runs there had ended."""
+def _fitting(
+    session: Session, queue: Queue, offer: Offer, project_bound: int, room: Room, *, is_shared: bool
+) -> str | None:
+    """Return the next work that fits what is free; none while work that only waits for others to end has waited for long.
 
-    now: int
-    later: int
-
-    @classmethod
-    def of(cls, headroom_bytes: int, promised: Sequence[Promise]) -> "_Memory":
-        return cls(headroom_bytes, headroom_bytes + sum(each.memory_bytes for each in promised))
-
-
-def _fitting(session: Session, queue: Queue, offer: Offer, project_bound: int, memory: _Memory) -> str | None:
-    """Return the next work that fits what is free; none while work that only waits for others to end has waited for long."""
-    waits = session.execute(_next(queue, offer, project_bound, memory.later)).scalar()
+    Beside others work gets what it would take alone: nobody learns in another way because of who runs beside. Alone it is
+    taken when the least that it can do with is there.
+    """
+    can_ever = sa.func.coalesce(col(Work.least_bytes), 0) <= room.alone_bytes
+    can_now = sa.func.coalesce(col(Work.memory_bytes), 0) <= room.beside_bytes if is_shared else can_ever
+    waits = session.execute(_next(queue, offer, project_bound).where(can_ever).add_columns(can_now)).first()
     if waits is None:
         return None
-    work = session.get_one(Work, waits)
-    if (work.memory_bytes or 0) > memory.now and utc_now() - work.created_at > PATIENCE:
+    if waits[1]:
+        return str(waits[0])
+    if utc_now() - session.get_one(Work, waits[0]).created_at > PATIENCE:
         return None
-    found: str | None = session.execute(_next(queue, offer, project_bound, memory.now)).scalar()
+    found: str | None = session.execute(_next(queue, offer, project_bound).where(can_ever, can_now)).scalar()
     return found
 
 
@@ -212,7 +192,7 @@ def is_available(at_s: SQLColumnExpression[float]) -> ColumnElement[bool]:
     return sa.or_(at_s <= NowS(), at_s > NowS() + LONGEST_WAIT_S)
 
 
-def _next(queue: Queue, offer: Offer, project_bound: int, headroom_bytes: int | None = None) -> sa.Select[str]:
+def _next(queue: Queue, offer: Offer, project_bound: int) -> sa.Select[str]:
     leased = (
         sa.select(col(Work.project), sa.func.count().label("num"))
         .where(col(Work.queue) == queue, col(Work.state).in_(LEASED))
@@ -237,8 +217,6 @@ def _next(queue: Queue, offer: Offer, project_bound: int, headroom_bytes: int | 
         .limit(1)
         .with_for_update(skip_locked=True, of=Work)
     )
-    if headroom_bytes is not None:
-        waiting = waiting.where(sa.func.coalesce(col(Work.memory_bytes), 0) <= headroom_bytes)
     return waiting.where(num_leased < project_bound) if project_bound else waiting
 
 

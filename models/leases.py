@@ -13,6 +13,7 @@ from sqlmodel import Session, col, select
 from core.clock import utc_now
 from core.db import NowS
 from core.events import Phase
+from models.device_memory import Room
 from models.event import note
 from models.states import LEASED, AttemptOutcome, Kind, WorkState
 from models.work import Work, close_attempt, transition
@@ -49,7 +50,7 @@ class Claim:
     kind: Kind
     fence: int
     attempt: int
-    headroom_bytes: int | None = None  # that it may hold, as things stood when it was claimed; None: nobody knows
+    room: Room | None = None  # as things stood when it was claimed; None: nobody knows
 
 
 def heartbeat(session: Session, claimed: Claim, *, lease_s: float) -> WorkState | None:

@@ -29,6 +29,7 @@ class Entry:
     gpus: int
     resource_class: str | None
     memory_bytes: int | None
+    least_bytes: int | None
     held_s: float
     worker_id: str | None
     seconds_left: float | None
@@ -48,7 +49,8 @@ def look(session: Session, queue: Queue, *, silent_s: float) -> Snapshot:
     """Return the queue as it stands; a worker that was silent for so long does not count."""
     now_s = session.execute(sa.select(NowS())).scalar_one()
     work = [
-        getattr(Work, name) for name in ("id", "project", "priority", "gpus", "resource_class", "memory_bytes", "state")
+        getattr(Work, name)
+        for name in ("id", "project", "priority", "gpus", "resource_class", "memory_bytes", "least_bytes", "state")
     ]
     lease = [col(Work.available_at_s), col(Work.lease_owner), col(Attempt.began_s)]
     job = [col(Job.base_model), col(Job.planned_examples), col(Job.progress)]
@@ -71,6 +73,7 @@ def look(session: Session, queue: Queue, *, silent_s: float) -> Snapshot:
             gpus=row.gpus,
             resource_class=row.resource_class,
             memory_bytes=row.memory_bytes,
+            least_bytes=row.least_bytes,
             held_s=held_s if 0 < held_s <= LONGEST_WAIT_S else 0.0,
             worker_id=row.lease_owner,
             seconds_left=(

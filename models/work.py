@@ -54,7 +54,10 @@ class Work(SQLModel, table=True):
     memory_bytes: int | None = Field(
         default=None,
         sa_type=sa.BigInteger,
-        description="that it cannot do without; null: nobody knows",
+        description="that it holds where nothing keeps it from that; what it must find beside others; null: nobody knows",
+    )
+    least_bytes: int | None = Field(
+        default=None, sa_type=sa.BigInteger, description="that it cannot do without; null: nobody knows"
     )
     promised_bytes: int | None = Field(
         default=None, sa_type=sa.BigInteger, description="that its attempt may hold; only counts while it is leased"

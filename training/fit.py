@@ -6,6 +6,7 @@ changed. What a rung gives is asked of the memory plan: one that is not enough s
 are left out again that made no difference.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -81,7 +82,14 @@ class Fitted:
 
 
 def fit(
-    asked: Asked, recipe: Recipe, *, budget_gb: float, plan_of: PlanOf, on_gpu: bool, edges_px: Sequence[int] = ()
+    asked: Asked,
+    recipe: Recipe,
+    *,
+    budget_gb: float,
+    plan_of: PlanOf,
+    on_gpu: bool,
+    edges_px: Sequence[int] = (),
+    is_exact: bool = False,
 ) -> Fitted:
     """Return a recipe whose plan stays below a budget at its upper end, or comes as near to it as it can.
 
@@ -92,6 +100,7 @@ def fit(
         plan_of: The memory of a run with another recipe.
         on_gpu: Whether it runs on one.
         edges_px: Shorter longest edges of pictures that the base can take, falling.
+        is_exact: Only what changes no result may be chosen.
     """
     plan_of = cache(plan_of)  # each recipe is asked for several times
 
@@ -99,7 +108,8 @@ def fit(
         return plan_of(_made(recipe, rungs)).most_bytes
 
     taken: list[_Rung] = []
-    for rung in _ladder(asked, recipe, on_gpu=on_gpu, edges_px=edges_px):
+    exact = _exact(asked.hyperparameters, recipe.schedule, on_gpu=on_gpu)
+    for rung in exact if is_exact else itertools.chain(exact, _rounding(asked, recipe, edges_px)):
         if held(taken) <= budget_gb * _GB:
             break
         if held([*taken, rung]) <= held(taken):
@@ -132,9 +142,8 @@ def _made(recipe: Recipe, rungs: Sequence[_Rung]) -> Recipe:
     return reduce(lambda now, rung: rung.change(now), rungs, recipe)
 
 
-def _ladder(asked: Asked, recipe: Recipe, *, on_gpu: bool, edges_px: Sequence[int]) -> Iterator[_Rung]:
-    """Yield what can be changed; what would change nothing here is left out."""
-    yield from _exact(asked.hyperparameters, recipe.schedule, on_gpu=on_gpu)
+def _rounding(asked: Asked, recipe: Recipe, edges_px: Sequence[int]) -> Iterator[_Rung]:
+    """Yield what changes results: by rounding, at last by showing the model less."""
     if asked.hyperparameters.optimizer == "auto" and recipe.schedule.optimizer == "adamw":
         yield _set("The optimizer's state is kept in 8 bits", optimizer="adamw_8bit")
     quantized = asked.method.quantized
@@ -145,7 +154,7 @@ def _ladder(asked: Asked, recipe: Recipe, *, on_gpu: bool, edges_px: Sequence[in
 
 
 def _exact(asked: Hyperparameters, schedule: Schedule, *, on_gpu: bool) -> Iterator[_Rung]:
-    """Yield what changes no result."""
+    """Yield what changes no result; what would change nothing at all here is left out."""
     if asked.gradient_checkpointing == "auto" and schedule.gradient_checkpointing is False:
         words = "Activations are computed again instead of kept (a third more work)"
         yield _set(words, gradient_checkpointing=True)

@@ -7,7 +7,7 @@ from core.child import Child
 from core.events import Planned
 from core.process import compact_memory
 from training import device
-from training.fit import Fitted, Recipe, fit, too_large
+from training.fit import Fitted, PlanOf, Recipe, fit, too_large
 from training.memory import MemoryPlan
 from training.pass_limit import PassLimit
 from training.passes import Sizes
@@ -58,22 +58,29 @@ def foresee(prospect: Prospect, *, child: Child) -> Recipe:
         schedule = _within(spec.pass_limit, tried.schedule)
         return plan_run(geometry, tried.method, schedule, sizes=prospect.sizes_of(tried.image), device=place)
 
-    limit_gb = budget_gb if budget_gb is not None else _free_gb(spec)
-    if limit_gb is None:
-        fitted = Fitted(recipe=prospect.recipe, plan=plan_of(prospect.recipe), choices=())
-    else:
-        fitted = fit(
-            spec, prospect.recipe, budget_gb=limit_gb, plan_of=plan_of, on_gpu=on_gpu, edges_px=prospect.edges_px
-        )
+    limits = _Limits.given(budget_gb) if budget_gb is not None else _Limits.of(spec)
+    fitted = _fitted(prospect, limits, plan_of, on_gpu=on_gpu)
     _tell(fitted, child)
-    if limit_gb is not None and not fitted.fits(limit_gb):
+    if limits is not None and not fitted.fits(limits.now_gb):
         if budget_gb is not None:
             raise too_large(fitted, budget_gb)
-        held = f"The run may hold {fitted.plan.most_bytes / 1e9:.2f} GB, and {limit_gb:g} GB are free"
+        held = f"The run may hold {fitted.plan.most_bytes / 1e9:.2f} GB, and {limits.now_gb:g} GB are free"
         child.events.log(f"{held}; it is tried all the same.", level="warning")
     if fitted.recipe.schedule.compact_memory:
         compact_memory()
     return fitted.recipe
+
+
+def _fitted(prospect: Prospect, limits: "_Limits | None", plan_of: PlanOf, *, on_gpu: bool) -> Fitted:
+    """Return the recipe fitted to what the device has; then, as far as no result changes, to what others leave of it."""
+    spec, recipe = prospect.asked, prospect.recipe
+    if limits is None:
+        return Fitted(recipe=recipe, plan=plan_of(recipe), choices=())
+    alone = fit(spec, recipe, budget_gb=limits.alone_gb, plan_of=plan_of, on_gpu=on_gpu, edges_px=prospect.edges_px)
+    if alone.fits(limits.now_gb) or limits.now_gb == limits.alone_gb:
+        return alone
+    beside = fit(spec, alone.recipe, budget_gb=limits.now_gb, plan_of=plan_of, on_gpu=on_gpu, is_exact=True)
+    return replace(beside, choices=(*alone.choices, *beside.choices))
 
 
 def _tell(fitted: Fitted, child: Child) -> None:
@@ -95,13 +102,31 @@ def _within(limit: PassLimit | None, schedule: Schedule) -> Schedule:
     )
 
 
-def _free_gb(spec: TrainingSpec) -> float | None:
-    """Return what the run may hold as things stand; None where nobody knows.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Limits:
+    """What a run may hold, in 10^9 bytes.
 
-    What is free, but not what was promised to runs beside it. Nor with several processes: each would see other figures, and
-    they have to choose alike.
+    Attributes:
+        alone_gb: When no other run holds any: what it learns is fitted to this, so it does not depend on who runs beside it.
+        now_gb: As things stand: how it is computed is fitted to this.
     """
-    if spec.resources.resolved_processes > 1:
-        return None
-    known = [each for each in (device.memory_bytes(), spec.headroom_bytes) if each is not None]
-    return round(min(known) / 1e9, 2) if known else None
+
+    alone_gb: float
+    now_gb: float
+
+    @classmethod
+    def given(cls, budget_gb: float) -> "_Limits":
+        return cls(alone_gb=budget_gb, now_gb=budget_gb)
+
+    @classmethod
+    def of(cls, spec: TrainingSpec) -> "_Limits | None":
+        """Return what this device has; None where nobody knows, or several processes have to choose alike."""
+        if spec.resources.resolved_processes > 1:
+            return None
+        free = device.memory_bytes()
+        known = [each for each in (free, spec.headroom_bytes) if each is not None]
+        if not known:
+            return None
+        now_bytes = min(known)
+        alone = max(now_bytes, spec.alone_bytes if spec.alone_bytes is not None else now_bytes)
+        return cls(alone_gb=round(alone / 1e9, 2), now_gb=round(now_bytes / 1e9, 2))

@@ -208,6 +208,9 @@ class TrainingSpec(_Options):
     headroom_bytes: int | None = Field(
         None, ge=0, description="of the device's memory, beside what was promised to other runs; none: nobody knows"
     )
+    alone_bytes: int | None = Field(
+        None, ge=0, description="of the device's memory, when no other run holds any; none: nobody knows"
+    )
     resume_from: Path | None = Field(None, description="a folder of checkpoints; the newest whole one is gone on from")
 
     @model_validator(mode="after")

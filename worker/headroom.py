@@ -9,7 +9,7 @@ import psutil
 import pynvml
 
 from core.free_memory import free_bytes, limit_bytes
-from models.claims import Promise
+from models.device_memory import Promise, Room
 from training.cards import CONTEXT_BYTES
 from worker.capacity import num_gpus
 
@@ -26,9 +26,10 @@ class HostHeadroom:
         """Return what there is in all."""
         return limit_bytes()
 
-    def __call__(self, promises: Sequence[Promise]) -> int | None:
-        """Return what is free and was not promised to work that has not taken it yet; None where nobody knows."""
-        return left(free_bytes(), promises, [_held_by_children(each.pid) for each in promises])
+    def __call__(self, promises: Sequence[Promise]) -> Room | None:
+        """Return what more work may hold; None where nobody knows."""
+        free = free_bytes()
+        return None if free is None else Room.of(free, promises, [_held_by_children(each.pid) for each in promises])
 
 
 class GpuHeadroom:
@@ -45,12 +46,12 @@ class GpuHeadroom:
         total = _asked(lambda: int(pynvml.nvmlDeviceGetMemoryInfo(self._handle()).total))
         return None if total is None else total - CONTEXT_BYTES
 
-    def __call__(self, promises: Sequence[Promise]) -> int | None:
-        """Return what is free and was not promised to work that has not taken it yet; None where nobody knows."""
-        room = _asked(lambda: self._left(promises))
-        return None if room is None else max(0, room - CONTEXT_BYTES)
+    def __call__(self, promises: Sequence[Promise]) -> Room | None:
+        """Return what more work may hold; None where nobody knows."""
+        room = _asked(lambda: self._room(promises))
+        return None if room is None else room.less(CONTEXT_BYTES)
 
-    def _left(self, promises: Sequence[Promise]) -> int | None:
+    def _room(self, promises: Sequence[Promise]) -> Room:
         handle = self._handle()
         memory, running = (
             pynvml.nvmlDeviceGetMemoryInfo(handle),
@@ -61,8 +62,8 @@ class GpuHeadroom:
         if promises and not any(held) and any(map(_is_elsewhere, running)):
             # inside a container the driver tells pids of the host, and perhaps no figures: what is used is ours
             together = Promise(pid=0, memory_bytes=sum(each.memory_bytes for each in promises))
-            return left(int(memory.free), [together], [int(memory.used)])
-        return left(int(memory.free), promises, held)
+            return Room.of(int(memory.free), [together], [int(memory.used)])
+        return Room.of(int(memory.free), promises, held)
 
     def _handle(self) -> Any:
         if self._first.isdigit():
@@ -90,14 +91,6 @@ def _asked(question: Callable[[], T]) -> T | None:
 def headroom_here() -> HostHeadroom | GpuHeadroom:
     """Return the headroom of the device that this worker's children compute on."""
     return GpuHeadroom() if num_gpus() else HostHeadroom()
-
-
-def left(free: int | None, promises: Sequence[Promise], held: Sequence[int]) -> int | None:
-    """Return what of free memory nobody was promised, where each holds some of its promise already."""
-    if free is None:
-        return None
-    owed = sum(max(0, each.memory_bytes - has) for each, has in zip(promises, held, strict=True))
-    return max(0, free - owed)
 
 
 def _held_by_children(pid: int) -> int:

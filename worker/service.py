@@ -141,7 +141,8 @@ class Service:
 
     def _beat(self) -> None:
         with self._database.write() as session:
-            self._row.headroom_bytes = self._offer.headroom(promises(session, self._queue, self._offer.device))
+            room = self._offer.headroom(promises(session, self._queue, self._offer.device))
+            self._row.headroom_bytes = None if room is None else room.beside_bytes
             workers.beat(session, self._row)
 
     def _thread(self, name: str, act: Callable[[], None], *, every_s: float) -> threading.Thread:

@@ -51,6 +51,7 @@ class Training:
                 note_resumed(session, attempt.claim.work_id, step, fence=attempt.claim.fence)
         with self._rooms.database.read() as session:
             pass_limit = Limits(job).find(session)
+        room = attempt.claim.room
         spec = TrainingSpec(
             base_model=job.base_model,
             models_dir=self._rooms.layout.models,
@@ -61,7 +62,8 @@ class Training:
             features_bytes=self._feature_cache_bytes,
             adapter_name=job.name,
             pass_limit=pass_limit,
-            headroom_bytes=attempt.claim.headroom_bytes,
+            headroom_bytes=None if room is None else room.beside_bytes,
+            alone_bytes=None if room is None else room.alone_bytes,
             resume_from=staging / checkpoints.FOLDER if step is not None else None,
             **job.request,
         )

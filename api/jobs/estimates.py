@@ -92,6 +92,7 @@ def _waiting(entry: Entry) -> Waiting:
         gpus=entry.gpus,
         resource_class=entry.resource_class,
         memory_bytes=entry.memory_bytes,
+        least_bytes=entry.least_bytes,
         held_s=entry.held_s,
     )
 

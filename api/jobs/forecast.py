@@ -16,7 +16,10 @@ _UNKNOWN_S = 3600.0  # stands in for a length that is not known, where only the 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waiting:
-    """Work in the queue; `seconds` is how long it will run, `held_s` how long it may not be claimed yet."""
+    """Work in the queue; `seconds` is how long it will run, `held_s` how long it may not be claimed yet.
+
+    Beside other work it is taken where `memory_bytes` are free, alone where `least_bytes` are.
+    """
 
     id: str
     project: str
@@ -25,6 +28,7 @@ class Waiting:
     gpus: int = 0
     resource_class: str | None = None
     memory_bytes: int | None = None
+    least_bytes: int | None = None
     held_s: float = 0.0
 
 
@@ -49,7 +53,7 @@ class Place:
 
     def can_take(self, work: Waiting) -> bool:
         """Tell whether it has what the work asks for, when nothing else runs on its device."""
-        has_memory = self.memory_bytes is None or (work.memory_bytes or 0) <= self.memory_bytes
+        has_memory = self.memory_bytes is None or (work.least_bytes or 0) <= self.memory_bytes
         is_of_class = work.resource_class is None or work.resource_class in self.classes
         return work.gpus <= self.gpus and is_of_class and has_memory
 
@@ -92,7 +96,7 @@ def forecast(
             start_s=start,
             finish_s=finish,
             waiting_for=_waiting_for(work, places, num_leased=leased[work.project], project_bound=project_bound)
-            or _short_of_memory(work, idle),
+            or _short_of_memory(work, idle, is_alone=not running),
         )
     return estimates
 
@@ -118,16 +122,17 @@ def _lacking(work: Waiting, places: Sequence[Place]) -> str:
     if all(each.gpus < work.gpus for each in of_class):
         return f"no worker has {work.gpus} GPUs; the most is {max(each.gpus for each in of_class)}"
     most = max(each.memory_bytes or 0 for each in of_class if each.gpus >= work.gpus)
-    return f"no worker has {_gb(work.memory_bytes)} of memory; the most is {_gb(most)}"
+    return f"no worker has {_gb(work.least_bytes)} of memory; the most is {_gb(most)}"
 
 
-def _short_of_memory(work: Waiting, idle: Sequence[Place]) -> str | None:
+def _short_of_memory(work: Waiting, idle: Sequence[Place], *, is_alone: bool) -> str | None:
     """Say that workers are idle and work still waits, because something else holds the memory."""
+    needed = (work.least_bytes if is_alone else work.memory_bytes) or 0
     able = [each.headroom_bytes for each in idle if each.can_take(work)]
     known = [each for each in able if each is not None]
-    if not able or len(known) < len(able) or max(known) >= (work.memory_bytes or 0):
+    if not able or len(known) < len(able) or max(known) >= needed:
         return None
-    return f"it needs {_gb(work.memory_bytes)} of memory, and {_gb(max(known))} is free"
+    return f"it needs {_gb(needed)} of memory, and {_gb(max(known))} is free"
 
 
 def _gb(num_bytes: int | None) -> str:

@@ -51,13 +51,15 @@ class Expected:
 
     Attributes:
         budget_gb: What it has to fit; None: nobody knows what there is.
-        needed_bytes: That a worker must have free to take it; None: nobody looks.
+        needed_bytes: That a worker must have free to take it beside others; None: nobody looks.
+        least_bytes: That a worker must have free to take it when nothing else runs; None: nobody looks.
     """
 
     place: Place
     outlook: Outlook
     budget_gb: float | None
     needed_bytes: int | None
+    least_bytes: int | None
     document: dict[str, Any]
 
     @property
@@ -233,27 +235,24 @@ def _on(question: Question, place: Place) -> Expected:
         precision=place.precision,
         budget_gb=budget_gb,
     )
+    holds_alike = _holds_alike(question, place)
+    least = outlook.least if resources.memory_gb is None else outlook.fitted
     return Expected(
         place=place,
         outlook=outlook,
         budget_gb=budget_gb,
-        needed_bytes=_needed(question, place, outlook, copies),
+        needed_bytes=copies * outlook.fitted.plan.most_bytes if holds_alike else None,
+        least_bytes=copies * least.plan.most_bytes if holds_alike else None,
         document=outlook.fitted.document()
         | {"based_on": _BASED_ON, "place": place.name}
         | {"time": _time(outlook, place, question.rates[place.name])},
     )
 
 
-def _needed(question: Question, place: Place, outlook: Outlook, copies: int) -> int | None:
-    """Return what must be free: what it may hold where it says that itself, else the least.
-
-    None where workers differ in what they would need for it, or none is there: whichever comes may be of another kind.
-    """
+def _holds_alike(question: Question, place: Place) -> bool:
+    """Tell whether the job holds the same wherever it is run; without a worker, whichever comes may be of another kind."""
     kinds = {(each.device, each.precision, each.is_beside_gpu) for each in question.places}
-    if len(kinds) > 1 or place.is_beside_gpu or not place.is_running:
-        return None
-    is_bound = question.body.resources.memory_gb is not None
-    return copies * (outlook.fitted if is_bound else outlook.least).plan.most_bytes
+    return len(kinds) == 1 and place.is_running and not place.is_beside_gpu
 
 
 def _time(outlook: Outlook, place: Place, rate: float | None) -> dict[str, Any]:

@@ -92,6 +92,7 @@ def make_job(
         gpus=needed.gpus,
         resource_class=needed.resource_class,
         memory_bytes=None if expected is None else expected.needed_bytes,
+        least_bytes=None if expected is None else expected.least_bytes,
     )
     job = Job(
         id=work.id,

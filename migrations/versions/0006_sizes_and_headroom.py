@@ -22,6 +22,7 @@ def upgrade() -> None:
     )
     with op.batch_alter_table('work', schema=None) as batch_op:
         batch_op.add_column(sa.Column('memory_bytes', sa.BigInteger(), nullable=True))
+        batch_op.add_column(sa.Column('least_bytes', sa.BigInteger(), nullable=True))
         batch_op.add_column(sa.Column('promised_bytes', sa.BigInteger(), nullable=True))
     with op.batch_alter_table('worker', schema=None) as batch_op:
         batch_op.add_column(sa.Column('device', sqlmodel.sql.sqltypes.AutoString(length=400), nullable=True))
@@ -34,5 +35,6 @@ def downgrade() -> None:
         batch_op.drop_column('device')
     with op.batch_alter_table('work', schema=None) as batch_op:
         batch_op.drop_column('promised_bytes')
+        batch_op.drop_column('least_bytes')
         batch_op.drop_column('memory_bytes')
     op.drop_table('dataset_sizes')

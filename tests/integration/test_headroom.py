@@ -7,11 +7,12 @@ import pytest
 from core.clock import utc_now
 from core.queue import Queue
 from models import claims, leases, worker
-from models.claims import Offer, Promise
+from models.claims import Offer
+from models.device_memory import Promise, Room
 from models.states import Kind, WorkState
 from models.work import Work
 from models.worker import Worker
-from worker.headroom import HostHeadroom, left
+from worker.headroom import HostHeadroom
 
 GB = 10**9
 
@@ -39,16 +40,18 @@ class Device:
 
     def headroom(self, promises):
         free = 8 * GB - sum(self.held.values())
-        return left(free, promises, [self.held.get(each.pid, 0) for each in promises])
+        return Room.of(free, promises, [self.held.get(each.pid, 0) for each in promises])
 
     def claim(self, worker_id, name="one device"):
         offer = Offer(device=name, memory_bytes=8 * GB, headroom=self.headroom)
         with self.database.write() as session:
             return claims.claim(session, Queue.GPU, worker_id=worker_id, lease_s=600, offer=offer)
 
-    def queue(self, number, memory_gb, **values):
-        memory = None if memory_gb is None else round(memory_gb * GB)
-        row = Work(id=f"job_{number}", kind=Kind.TRAINING, queue=Queue.GPU, memory_bytes=memory, **values)
+    def queue(self, number, memory_gb, *, least_gb=None, **values):
+        memory, least = (None if each is None else round(each * GB) for each in (memory_gb, least_gb or memory_gb))
+        row = Work(
+            id=f"job_{number}", kind=Kind.TRAINING, queue=Queue.GPU, memory_bytes=memory, least_bytes=least, **values
+        )
         with self.database.write() as session:
             session.add(row)
 
@@ -78,17 +81,36 @@ def test_two_small_jobs_share_a_device_when_both_plans_fit(device):
     device.run(1, 3)
     device.queue(2, 4)
     second = device.claim("wrk_2")
-    assert (second.work_id, second.headroom_bytes) == ("job_2", 5 * GB)
+    assert (second.work_id, second.room) == ("job_2", Room(beside_bytes=5 * GB, alone_bytes=8 * GB))
+
+
+def test_a_job_is_not_squeezed_because_another_one_runs(device):
+    """It would round its optimizer or its base, and learn otherwise than one like it that runs alone."""
+    first = device.run(1, 4)
+    device.queue(2, 6, least_gb=2)
+    device.held = {1: 3 * GB}
+    assert device.claim("wrk_2") is None, "4 GB would do for the least that it can hold, but not for what it is"
+    device.end(first)
+    device.held = {}
+    assert device.claim("wrk_2").room == Room(beside_bytes=8 * GB, alone_bytes=8 * GB)
+
+
+def test_alone_a_job_takes_what_strangers_leave_when_the_least_is_there(device):
+    device.held = {9: 4 * GB}  # by something else
+    device.queue(1, 5, least_gb=4.5)
+    device.queue(2, 6, least_gb=3)
+    claimed = device.claim("wrk_1")
+    assert (claimed.work_id, claimed.room) == ("job_2", Room(beside_bytes=4 * GB, alone_bytes=4 * GB))
 
 
 def test_until_a_run_has_planned_all_that_it_was_given_is_its_own(device):
     device.queue(1, 3)
     device.queue(2, 3)
     first = device.claim("wrk_1")
-    assert first.headroom_bytes == 8 * GB
+    assert first.room.beside_bytes == 8 * GB
     assert device.claim("wrk_2") is None, "the first may fit itself into all of it"
     device.plans(first, 5)
-    assert device.claim("wrk_2").headroom_bytes == 3 * GB
+    assert device.claim("wrk_2").room == Room(beside_bytes=3 * GB, alone_bytes=8 * GB)
 
 
 def test_what_was_promised_is_not_given_twice_before_it_is_taken_nor_counted_twice_after(device):
@@ -147,12 +169,13 @@ def test_where_nobody_knows_what_is_free_work_is_taken(device):
     device.queue(1, 100)
     with device.database.write() as session:
         offer = Offer(device="one device")
-        assert claims.claim(session, Queue.GPU, worker_id="wrk_1", lease_s=600, offer=offer).headroom_bytes is None
+        assert claims.claim(session, Queue.GPU, worker_id="wrk_1", lease_s=600, offer=offer).room is None
 
 
 def test_this_machine_says_what_it_has():
     headroom = HostHeadroom()
-    free = headroom([])
-    assert 100 * 2**20 < free <= headroom.memory_bytes
+    room = headroom([])
+    assert 100 * 2**20 < room.beside_bytes == room.alone_bytes <= headroom.memory_bytes
     nobody = 2**22 + 1  # a pid that no process has
-    assert headroom([Promise(pid=nobody, memory_bytes=10**15)]) == 0, "what a dead worker was promised is still owed"
+    owed = headroom([Promise(pid=nobody, memory_bytes=10**15)])
+    assert owed.beside_bytes == 0 < owed.alone_bytes, "what a dead worker was promised is still owed"

@@ -11,12 +11,12 @@ import pytest
 from core.events import Limited, Planned
 from models import memory_limit
 from models.claims import Offer
+from models.device_memory import Room
 from models.job import Job
 from models.states import WorkState
 from models.work import Work
 from tests.conftest import wait_for
 from tests.integration.test_checkpoints import REQUEST, World, newest
-from worker.headroom import left
 from worker.limits import Limits
 
 LONG = {"hyperparameters": REQUEST["hyperparameters"] | {"epochs": 24}}  # it must not end before it is killed
@@ -148,7 +148,7 @@ def test_two_real_jobs_share_a_machine_that_holds_both_and_take_turns_on_one_tha
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)  # which another test of this process may have set
 
     def headroom(promises):
-        return left(round(machine_gb * 1e9), promises, [0] * len(promises))
+        return Room.of(round(machine_gb * 1e9), promises, [0] * len(promises))
 
     offers = [Offer(device="this machine", headroom=headroom)] * 2
     lasting = {"hyperparameters": REQUEST["hyperparameters"] | {"epochs": 16}}

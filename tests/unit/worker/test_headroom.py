@@ -8,26 +8,30 @@ from types import SimpleNamespace
 import pynvml
 import pytest
 
-from models.claims import Promise
+from models.device_memory import Promise, Room
 from worker import headroom
-from worker.headroom import GpuHeadroom, HostHeadroom, left
+from worker.headroom import GpuHeadroom, HostHeadroom
 
 MB = 10**6
 
 
+def room(beside_mb, alone_mb):
+    return Room(beside_bytes=beside_mb * MB, alone_bytes=alone_mb * MB)
+
+
 @pytest.mark.parametrize(
-    ("free", "promised", "held", "rest"),
+    ("promised", "held", "beside", "alone"),
     [
-        (100, [], [], 100),
-        (100, [30], [0], 70),
-        (100, [30], [20], 90),
-        (100, [30], [50], 100),
-        (100, [80, 80], [0, 0], 0),
-        (None, [30], [0], None),
+        ([], [], 100, 100),
+        ([30], [0], 70, 100),
+        ([30], [20], 90, 120),
+        ([30], [50], 100, 150),
+        ([80, 80], [0, 10], 0, 110),
     ],
 )
-def test_what_was_promised_and_is_not_yet_held_is_taken_from_what_is_free(free, promised, held, rest):
-    assert left(free, [Promise(pid=1, memory_bytes=each) for each in promised], held) == rest
+def test_what_was_promised_and_is_not_yet_held_is_taken_from_what_is_free(promised, held, beside, alone):
+    promises = [Promise(pid=1, memory_bytes=each) for each in promised]
+    assert Room.of(100, promises, held) == Room(beside_bytes=beside, alone_bytes=alone)
 
 
 def test_what_the_children_of_a_worker_hold_counts_as_taken(monkeypatch):
@@ -40,7 +44,8 @@ def test_what_the_children_of_a_worker_hold_counts_as_taken(monkeypatch):
         child.stdout.readline()
         during = HostHeadroom()(promised)
         child.communicate(b"\n")
-    assert 110 * MB < during - before < 200 * MB
+    for name in ("beside_bytes", "alone_bytes"):
+        assert 110 * MB < getattr(during, name) - getattr(before, name) < 200 * MB
 
 
 def test_without_a_driver_nobody_knows_what_a_gpu_has(monkeypatch):
@@ -77,7 +82,7 @@ def driver(monkeypatch):
 def test_the_gpu_that_children_see_first_counts_less_a_context(driver):
     gpu = driver({"GPU-7d": 12_000, "GPU-9e": 9_000}, [])
     assert gpu.name.endswith("GPU GPU-7d")
-    assert (gpu.memory_bytes, gpu([])) == (15_400 * MB, 11_400 * MB)
+    assert (gpu.memory_bytes, gpu([])) == (15_400 * MB, room(11_400, 11_400))
 
 
 NOBODY = 2**22 + 1  # a pid that no process has
@@ -86,9 +91,9 @@ NOBODY = 2**22 + 1  # a pid that no process has
 @pytest.mark.parametrize("processes", [[(os.getpid(), 2_000 * MB)], [(NOBODY, 2_000 * MB)], [(1, None)]])
 def test_what_a_run_holds_of_its_promise_is_not_owed_whoever_the_driver_says_holds_it(driver, processes):
     gpu = driver({"GPU-7d": 14_000, "GPU-9e": 0}, processes)
-    assert gpu([Promise(pid=os.getppid(), memory_bytes=5_000 * MB)]) == (14_000 - 3_000 - 600) * MB
+    assert gpu([Promise(pid=os.getppid(), memory_bytes=5_000 * MB)]) == room(14_000 - 3_000 - 600, 14_000 + 2_000 - 600)
 
 
 def test_what_others_hold_of_a_gpu_is_nobodys_promise(driver):
     gpu = driver({"GPU-7d": 10_000, "GPU-9e": 0}, [(1, 6_000 * MB)])
-    assert gpu([Promise(pid=NOBODY, memory_bytes=5_000 * MB)]) == (10_000 - 5_000 - 600) * MB
+    assert gpu([Promise(pid=NOBODY, memory_bytes=5_000 * MB)]) == room(10_000 - 5_000 - 600, 10_000 - 600)
