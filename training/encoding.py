@@ -84,6 +84,11 @@ class Encoder:
         return len(self._ruler.seen_ids)
 
     @property
+    def processor(self) -> Any:
+        """Return the base model's processor, with the options by which images are cut."""
+        return self._processor
+
+    @property
     def knows_tiles(self) -> bool:
         """Tell whether the base model has tiles at all, cut or not."""
         return self._family.image_settings(self._processor)["tile_px"] is not None

@@ -10,7 +10,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, reduce
+from functools import reduce
 from typing import Any, Protocol
 
 from core.errors import FailureCode, WorkFailed
@@ -97,12 +97,11 @@ def fit(
         asked: What the job says.
         recipe: What it resolved to.
         budget_gb: What the run may hold, in 10^9 bytes; on a CPU the whole process.
-        plan_of: The memory of a run with another recipe.
+        plan_of: The memory of a run with another recipe; asked for one recipe several times, so it should remember.
         on_gpu: Whether it runs on one.
         edges_px: Shorter longest edges of pictures that the base can take, falling.
         is_exact: Only what changes no result may be chosen.
     """
-    plan_of = cache(plan_of)  # each recipe is asked for several times
 
     def held(rungs: Sequence[_Rung]) -> int:
         return plan_of(_made(recipe, rungs)).most_bytes

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 
 from core.child import Child
 from core.events import Planned
@@ -54,6 +55,7 @@ def foresee(prospect: Prospect, *, child: Child) -> Recipe:
     on_gpu = device.has_gpu()
     place: Device = "cuda" if on_gpu else "cpu"
 
+    @cache
     def plan_of(tried: Recipe) -> MemoryPlan:
         schedule = _within(spec.pass_limit, tried.schedule)
         return plan_run(geometry, tried.method, schedule, sizes=prospect.sizes_of(tried.image), device=place)

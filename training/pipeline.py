@@ -113,13 +113,13 @@ def _load(spec: TrainingSpec, child: Child, settled: Settled) -> LoadedBase:
     read, recipe = settled.read, settled.recipe
     base = loading.load(
         read.resolved,
+        processor=settled.measured.encoder.processor,
         quantization=recipe.method.resolved_quantization,
         double_quantization=recipe.method.resolved_double_quantization,
         dtype=loading.DTYPES[read.precision],
         spread=spec.resources.parallelism == "model",
         shardable=read.group.is_sharded,
     )
-    base.family.set_image_options(base.processor, recipe.image)
     child.check_stop()
     return base
 

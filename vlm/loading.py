@@ -145,6 +145,7 @@ def load(
     *,
     quantization: Quantization,
     dtype: torch.dtype,
+    processor: ProcessorMixin | None = None,
     double_quantization: bool = True,
     spread: bool = False,
     shardable: bool = False,
@@ -155,6 +156,7 @@ def load(
         resolved: Its files.
         quantization: For the linear layers of the text model; vision tower, connector and head stay in `dtype`.
         dtype: The type of everything else, and of the computation.
+        processor: Its processor, where that was read already (`load_processor`).
         double_quantization: Whether the scales of a 4-bit layer are quantized, too.
         spread: Whether to lay the layers on all GPUs that this process sees, instead of on one.
         shardable: Whether to store 4-bit weights as numbers of `dtype`: only those can be sharded (`training.distributed`).
@@ -185,7 +187,7 @@ def load(
             output_loading_info=True,
         )
         model, told = loaded
-        processor = _read_processor(resolved)
+        processor = _read_processor(resolved) if processor is None else processor
     except (torch.OutOfMemoryError, torch.AcceleratorError):  # a RuntimeError that is not about the files
         raise
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:

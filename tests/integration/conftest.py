@@ -114,3 +114,10 @@ def children(monkeypatch):
 
     monkeypatch.setattr(ChildProcess, "__init__", remember)
     return started
+
+
+@pytest.fixture
+def objects(settings):
+    """A function that returns the keys of every object that is stored."""
+    root = settings.layout.storage
+    return lambda: sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())

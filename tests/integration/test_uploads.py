@@ -8,58 +8,21 @@ from datetime import timedelta
 import pytest
 from sqlmodel import select
 
-from api.datasets import creation
-from api.datasets.uploaded import join
 from core.clock import utc_now
-from core.storage import Storage
 from models.upload import Upload
 from models.work import Work
 from tests.integration.conftest import colours
 from tests.integration.test_api_edges import open_client  # noqa: F401 - a fixture
 from tests.integration.test_api_inputs import errors_of
+from tests.integration.uploading import DATA, NUM_PARTS, PART, begin, complete, piece, put, send
 
-PART = 250
-DATA = colours(12)
 ROUNDS = 10
-NUM_PARTS = -(-len(DATA) // PART)
 ON_BOTH = pytest.mark.parametrize("client", ["sqlite", "postgres"], indirect=True)
 
 
 @pytest.fixture
 def settings(settings):
     return settings.model_copy(update={"upload_part_bytes": PART})
-
-
-@pytest.fixture
-def objects(settings):
-    """A function that returns the keys of every object that is stored."""
-    root = settings.layout.storage
-    return lambda: sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
-
-
-def begin(client, data=DATA, **changes) -> str:
-    answer = client.post("/uploads", json={"filename": "colours.zip", "size_bytes": len(data)} | changes)
-    assert answer.status_code == 201, answer.text
-    return answer.json()["id"]
-
-
-def piece(number, data=DATA) -> bytes:
-    return data[(number - 1) * PART : number * PART]
-
-
-def put(client, upload_id, number, content=None, **headers):
-    content = piece(number) if content is None else content
-    return client.put(f"/uploads/{upload_id}/parts/{number}", content=content, headers=headers)
-
-
-def send(client, upload_id, numbers=range(1, NUM_PARTS + 1)) -> None:
-    for number in numbers:
-        assert put(client, upload_id, number).status_code == 200
-
-
-def complete(client, upload_id, key=None, **more):
-    headers = {"Idempotency-Key": key} if key else {}
-    return client.post("/datasets", json={"upload": upload_id} | more, headers=headers)
 
 
 def digest_of(data) -> str:
@@ -363,58 +326,6 @@ def test_what_a_form_upload_refuses_is_refused_with_the_same_sentence(client, ob
     assert refused == as_form
     assert (objects(), client.get("/datasets").json()["items"]) == (before, [])
     assert client.get(f"/uploads/{upload_id}").json()["state"] == "pending"
-
-
-@pytest.fixture
-def meanwhile(monkeypatch):
-    """A function that has something happen when the parts were joined and the data set was not made yet."""
-
-    def happens(act):
-        def joined_then(*args):
-            stored = join(*args)
-            act()
-            return stored
-
-        monkeypatch.setattr(creation, "join", joined_then)
-
-    return happens
-
-
-@ON_BOTH
-def test_a_part_that_comes_anew_while_the_parts_are_joined_is_a_409(client, objects, meanwhile):
-    """The data set would have been made of bytes that its upload no longer has."""
-    upload_id = begin(client)
-    send(client, upload_id)
-    put(client, upload_id, 2, b"x" * PART)
-    meanwhile(lambda: put(client, upload_id, 2))
-    answer = complete(client, upload_id)
-    assert (answer.status_code, client.get("/datasets").json()["items"]) == (409, [])
-    assert len(objects()) == NUM_PARTS
-    assert complete(client, upload_id).json()["sha256"] == hashlib.sha256(DATA).hexdigest()
-
-
-def test_an_upload_that_is_given_up_while_its_parts_are_joined_makes_nothing(client, objects, meanwhile):
-    upload_id = begin(client)
-    send(client, upload_id)
-    meanwhile(lambda: client.delete(f"/uploads/{upload_id}"))
-    assert "There is no upload" in errors_of(complete(client, upload_id))["#/upload"]
-    assert (objects(), client.get("/datasets").json()["items"]) == ([], [])
-
-
-def test_a_part_that_comes_after_its_upload_was_used_leaves_nothing(client, objects, monkeypatch):
-    """It was on its way when the upload was completed with an older one."""
-    upload_id = begin(client)
-    send(client, upload_id)
-    finish = Storage.finish
-
-    def completed_then(storage, draft):
-        monkeypatch.setattr(Storage, "finish", finish)
-        assert complete(client, upload_id).status_code == 202
-        return finish(storage, draft)
-
-    monkeypatch.setattr(Storage, "finish", completed_then)
-    assert put(client, upload_id, 1).status_code == 409
-    assert len(objects()) == 1
 
 
 def test_how_the_file_is_read_goes_with_the_completion(client):

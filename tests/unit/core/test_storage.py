@@ -31,6 +31,7 @@ def test_what_was_stored_is_read_listed_fetched_and_deleted(storage, tmp_path):
     assert storage.read("default/a/b") == b"hello"
     assert b"".join(storage.chunks("default/a/b")) == b"hello"
     assert list(storage.keys("default")) == ["default/a/b"]
+    assert list(storage.keys("staging")) == [], "it was verified there, and then named"
     storage.fetch("default/a/b", tmp_path / "copy")
     assert (tmp_path / "copy").read_bytes() == b"hello"
     storage.delete("default/a/b")

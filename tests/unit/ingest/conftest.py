@@ -1,5 +1,8 @@
 import io
 import json
+import os
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -8,13 +11,19 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from core.errors import FailureCode
+from core.events import Failure, Result, parse
+from ingest.columns import FIELDS
 from ingest.container import Container, sniff
 from ingest.limits import Limits
 from ingest.options import Options
+from ingest.parquet import ParquetSource
 from ingest.report import Report
 from ingest.ruler import Ruler
 from ingest.skipped import OnBadRow
 from ingest.validate import validate
+from tests.unit.ingest.elsewhere import serving
+from tests.unit.ingest.hub import NAME, serving_hub
 
 
 class Make:
@@ -82,5 +91,58 @@ def check(tmp_path: Path) -> Callable[..., Report]:
             kind = container or sniff(stream, "upload.jsonl", limits=bounds)
         options = Options(seed=seed, limits=bounds, on_bad_row=on_bad_row, ruler=ruler)
         return validate(path, kind, folder, options)
+
+    return run
+
+
+@pytest.fixture
+def there():
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture
+def hub():
+    with serving_hub() as server:
+        yield server
+
+
+@pytest.fixture
+def fetch(tmp_path, hub):
+    """Return a function that fetches a data set in a child: its last event, the rows, and all events."""
+
+    def run(
+        repository=NAME, *, max_bytes=10_000_000, stop=False, environment=None, code=FailureCode.BAD_DATA, **origin
+    ):
+        staging = tmp_path / f"staging{len(list(tmp_path.iterdir()))}"
+        staging.mkdir()
+        spec = {"origin": {"repository": repository} | origin, "max_bytes": max_bytes}
+        (staging / "spec.json").write_text(json.dumps(spec))
+        read_end, write_end = os.pipe()
+        command = [sys.executable, "-m", "ingest.hub", "--spec", str(staging / "spec.json"), "--staging", str(staging)]
+        child = subprocess.Popen(
+            [*command, "--events-fd", str(write_end)],
+            pass_fds=[write_end],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"HF_ENDPOINT": hub.url} | (environment or {}),
+        )
+        os.close(write_end)
+        if stop:
+            child.stdin.write(b'{"type": "stop"}\n')
+            child.stdin.flush()
+        with os.fdopen(read_end, "rb") as events:
+            seen = [parse(line) for line in events]
+        said, _ = child.communicate(timeout=60)
+        rows = []
+        if isinstance(seen[-1], Result):
+            with (staging / "rows.parquet").open("rb") as stream:
+                rows = [row.value for row in ParquetSource(stream, Limits(), {*FIELDS, "label"}).rows()]
+            assert seen[-1].data == {"num_rows": len(rows)}
+        elif isinstance(seen[-1], Failure):
+            assert seen[-1].remedy
+            assert seen[-1].code is code, said.decode()
+        return seen[-1], rows, seen
 
     return run

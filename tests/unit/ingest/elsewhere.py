@@ -10,9 +10,12 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from ingest.guard import Guard, is_global
+from ingest.limits import RemoteLimits
+from ingest.remote import RemoteImages
 
 CERTIFICATE = Path(__file__).with_name("images_test.pem")  # of images.test and other.test; its key is no secret
 LOOPBACK = ip_address("127.0.0.1")
+LONG_S = 60.0  # never waited for
 
 Answer = Callable[[BaseHTTPRequestHandler], None]
 
@@ -87,3 +90,8 @@ def serving(*, tls: bool = True) -> Iterator[Elsewhere]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def images(guard: Guard, **limits: float) -> RemoteImages:
+    """Return what fetches pictures, in no hurry and without pauses."""
+    return RemoteImages(RemoteLimits(**{"image_s": LONG_S, "pause_s": 0} | limits), guard=guard)

@@ -1,89 +1,16 @@
 """Data sets of the Hub, read by a real child from a Hub on loopback."""
 
-import io
-import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from datasets import ClassLabel, Features, Image, List, Value
+from datasets import ClassLabel, Image, List, Value
 
 from core.errors import FailureCode
-from core.events import Failure, Log, Resolved, Result, Stopped, parse
-from ingest.columns import FIELDS
-from ingest.limits import Limits
+from core.events import Failure, Log, Resolved, Result, Stopped
 from ingest.origins import HubOrigin
-from ingest.parquet import ParquetSource
-from tests.unit.ingest.hub import serving_hub
-
-NAME = "org/name"
-
-
-@pytest.fixture
-def hub():
-    with serving_hub() as server:
-        yield server
-
-
-@pytest.fixture
-def fetch(tmp_path, hub):
-    """Return a function that fetches a data set in a child: its last event, the rows, and all events."""
-
-    def run(
-        repository=NAME, *, max_bytes=10_000_000, stop=False, environment=None, code=FailureCode.BAD_DATA, **origin
-    ):
-        staging = tmp_path / f"staging{len(list(tmp_path.iterdir()))}"
-        staging.mkdir()
-        spec = {"origin": {"repository": repository} | origin, "max_bytes": max_bytes}
-        (staging / "spec.json").write_text(json.dumps(spec))
-        read_end, write_end = os.pipe()
-        command = [sys.executable, "-m", "ingest.hub", "--spec", str(staging / "spec.json"), "--staging", str(staging)]
-        child = subprocess.Popen(
-            [*command, "--events-fd", str(write_end)],
-            pass_fds=[write_end],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env=os.environ | {"HF_ENDPOINT": hub.url} | (environment or {}),
-        )
-        os.close(write_end)
-        if stop:
-            child.stdin.write(b'{"type": "stop"}\n')
-            child.stdin.flush()
-        with os.fdopen(read_end, "rb") as events:
-            seen = [parse(line) for line in events]
-        said, _ = child.communicate(timeout=60)
-        rows = []
-        if isinstance(seen[-1], Result):
-            with (staging / "rows.parquet").open("rb") as stream:
-                rows = [row.value for row in ParquetSource(stream, Limits(), {*FIELDS, "label"}).rows()]
-            assert seen[-1].data == {"num_rows": len(rows)}
-        elif isinstance(seen[-1], Failure):
-            assert seen[-1].remedy
-            assert seen[-1].code is code, said.decode()
-        return seen[-1], rows, seen
-
-    return run
-
-
-def parquet(rows, **features):
-    schema = Features(features).arrow_schema
-    out = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), out, row_group_size=4)
-    return out.getvalue()
-
-
-def lines(*rows):
-    return "\n".join(json.dumps(row) for row in rows).encode()
-
-
-def pictures(make, count):
-    return [{"image": {"bytes": make.image(i), "path": f"{i}.png"}, "caption": f"c{i}"} for i in range(count)]
-
+from tests.unit.ingest.hub import NAME, serving_hub
+from tests.unit.ingest.hub_files import lines, parquet, pictures, split
 
 CAPTIONS = {"image": Image(), "caption": Value("string")}
 
@@ -136,10 +63,6 @@ def test_a_zip_of_pictures_is_looked_into(make, hub, fetch):
     told = lines(*({"file_name": f"{i}.png", "caption": f"c{i}"} for i in range(4)))
     hub.commit(NAME, {"train.zip": make.zip({f"{i}.png": make.image(i) for i in range(4)} | {"metadata.jsonl": told})})
     assert fetch()[1] == pictures(make, 4)
-
-
-def split(name, *texts):
-    return {f"{name}.jsonl": lines(*({"text": text} for text in texts))}
 
 
 def test_a_validation_split_is_one_and_a_test_split_is_left_out(hub, fetch):
@@ -248,51 +171,6 @@ def test_what_is_not_there_is_said(hub, fetch):
     last, *_ = fetch()
     assert "has no rows" in last.detail
     assert not last.retryable
-
-
-def test_no_network_may_be_tried_again_and_offline_mode_is_named(hub, fetch):
-    hub.commit(NAME, split("train", "a"))
-    last, *_ = fetch(environment={"HF_ENDPOINT": "http://127.0.0.1:1"}, code=FailureCode.SOURCE)
-    assert (last.retryable, "could not be fetched: the Hub does not answer" in last.detail) == (True, True)
-    last, *_ = fetch(environment={"HF_HUB_OFFLINE": "1"}, code=FailureCode.SOURCE)
-    assert (last.retryable, "HF_HUB_OFFLINE is set" in last.detail) == (False, True)
-    assert hub.asked == []
-
-
-def test_a_hub_that_is_ill_may_be_tried_again(hub, fetch):
-    hub.lives_for, hub.status = 0, 502
-    last, *_ = fetch(code=FailureCode.SOURCE)
-    assert (last.retryable, "the Hub answers 502" in last.detail) == (True, True)
-
-
-@pytest.fixture
-def sleepless(tmp_path):
-    """Return an environment in which a child waits for nothing between its tries."""
-    (tmp_path / "sitecustomize.py").write_text("import time\ntime.sleep = lambda seconds: None\n")
-    return {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path.cwd())])}
-
-
-def test_a_hub_that_falls_ill_after_the_commit_was_found_may_be_tried_again(hub, fetch, sleepless):
-    """`datasets` says then that it found no file of data, and that was given as the reason."""
-    hub.commit(NAME, split("train", "a"))
-    hub.lives_for, hub.status = 2, 503
-    last, *_ = fetch(environment=sleepless, code=FailureCode.SOURCE)
-    assert (last.retryable, "could not be fetched: the Hub does not answer" in last.detail) == (True, True)
-
-
-@pytest.mark.parametrize("packed", [True, False], ids=["zip", "files"])
-def test_a_hub_that_dies_in_the_middle_is_asked_by_one_library_only(packed, hub, fetch, make, sleepless):
-    """`huggingface_hub` asks six times within half a minute; `datasets` had that done twenty times over.
-
-    A worker's stop is not heard meanwhile. A zip is read while it is opened, a file after.
-    """
-    files = {"0.png": make.image(0), "metadata.jsonl": lines({"file_name": "0.png", "caption": "c"})}
-    hub.commit(NAME, {"train.zip": make.zip(files)} if packed else files)
-    assert isinstance(fetch(environment=sleepless)[0], Result)
-    hub.lives_for = 2 * len(hub.asked) - 1  # all but the last question of the same fetch
-    last, *_ = fetch(environment=sleepless, code=FailureCode.SOURCE)
-    assert (last.retryable, "could not be fetched: the Hub does not answer" in last.detail) == (True, True)
-    assert len(hub.asked) - hub.lives_for == 6
 
 
 def test_a_script_is_refused_and_never_run(hub, fetch, tmp_path):

@@ -6,7 +6,7 @@ import pytest
 
 from ingest.issues import Severity
 from ingest.skipped import OnBadRow
-from tests.unit.ingest.test_faults import PLANTED
+from tests.unit.ingest.planted import PLANTED
 
 NUM_ROWS, NUM_FAULTS, NUM_IMAGES = 10_000, 200, 20
 KINDS = [planted for planted in PLANTED.values() if "bad/" not in str(planted[0])]

@@ -14,13 +14,6 @@ from ingest.issues import FetchFailed, Rule
 from ingest.limits import RemoteLimits
 from ingest.remote import RemoteImages
 from ingest.share import Share
-from tests.unit.ingest.elsewhere import serving
-
-
-@pytest.fixture
-def there():
-    with serving() as server:
-        yield server
 
 
 class Patient:

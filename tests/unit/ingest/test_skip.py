@@ -8,7 +8,7 @@ import pytest
 from ingest.issues import Rule
 from ingest.pack import packed_images
 from ingest.skipped import OnBadRow, SkipLog
-from tests.unit.ingest.test_faults import PLANTED, QA
+from tests.unit.ingest.planted import PLANTED, QA
 
 SKIP = {"on_bad_row": OnBadRow.SKIP}
 

@@ -13,6 +13,7 @@ from core.child import Child
 from core.events import Emitter, parse
 from training.collator import Collator
 from training.encoding import Encoder
+from training.export import ADAPTER_FOLDER, WEIGHTS_FILE
 from training.images import ImageFolder
 from training.spec import TrainingSpec
 from training.trainer import Trainer
@@ -186,3 +187,23 @@ def spec(models_dir, album):
         return TrainingSpec.model_validate(fixed | asked)
 
     return spec
+
+
+def losses(run):
+    return [metric["loss"] for metric in run.metrics if "loss" in metric]
+
+
+def digest(run):
+    return hashlib.sha256((run.child.staging / ADAPTER_FOLDER / WEIGHTS_FILE).read_bytes()).hexdigest()
+
+
+def stop_after(child_run, *, step):
+    """Return an `emit` that sets the stop flag when this step's metric passes, as a supervisor would."""
+    emit = child_run.child.events.emit
+
+    def emit_and_stop(event):
+        emit(event)
+        if event.type == "metric" and event.data["step"] == step:
+            child_run.child.stop.set()
+
+    return emit_and_stop

@@ -1,6 +1,7 @@
 """The ladder: what is left to us is chosen so that a run fits a budget, and what cannot fit says what would do."""
 
 import re
+from functools import cache
 from types import SimpleNamespace
 
 import pytest
@@ -36,6 +37,7 @@ def fitted():
         )
         schedule = resolve(asked.hyperparameters, num_examples=64, precision="bf16", on_gpu=on_gpu, can_pack=True)
 
+        @cache
         def plan_of(tried):
             device = "cuda" if on_gpu else "cpu"
             size = sizes(tried.image.longest_edge)

@@ -1,6 +1,5 @@
 """Whole runs on `tiny`, in this process."""
 
-import hashlib
 import json
 import math
 
@@ -11,6 +10,7 @@ from core.child import StopRequested
 from core.errors import FailureCode, WorkFailed
 from core.events import Phase
 from tests.models import make_smolvlm2
+from tests.unit.training.conftest import digest, losses, stop_after
 from training import export, pipeline, trainer
 from training.export import ADAPTER_FOLDER, WEIGHTS_FILE
 from training.loss import Score
@@ -21,14 +21,6 @@ QUICK = {"precision": "fp32", "max_steps": 4, "batch_size": 4, "micro_batch_size
 
 def phases(run):
     return [event.phase for event in run.events if event.type == "phase"]
-
-
-def losses(run):
-    return [metric["loss"] for metric in run.metrics if "loss" in metric]
-
-
-def digest(run):
-    return hashlib.sha256((run.child.staging / ADAPTER_FOLDER / WEIGHTS_FILE).read_bytes()).hexdigest()
 
 
 def test_a_model_of_the_smolvlm_class_trains_measures_and_publishes(album, spec, run, models_dir, tmp_path):
@@ -175,18 +167,6 @@ def test_a_stop_ends_the_training_within_a_step_and_publishes_nothing(album, spe
         pipeline.fine_tune(spec(hyperparameters=QUICK | {"max_steps": 50}), child_run.child)
     assert child_run.metrics[-1]["step"] == 2
     assert not (child_run.child.staging / ADAPTER_FOLDER).exists()
-
-
-def stop_after(child_run, *, step):
-    """Return an `emit` that sets the stop flag when this step's metric passes, as a supervisor would."""
-    emit = child_run.child.events.emit
-
-    def emit_and_stop(event):
-        emit(event)
-        if event.type == "metric" and event.data["step"] == step:
-            child_run.child.stop.set()
-
-    return emit_and_stop
 
 
 def test_a_loss_that_is_no_number_ends_the_run_as_diverged(album, spec, run, monkeypatch):
