@@ -2,7 +2,8 @@
 
 The order is priority, then fair share between projects (fewest leased pieces of work on the queue, then least device
 time of the last day), then age. `api.jobs.forecast` simulates the same order. Work whose memory plan does not fit what is free
-of the worker's device is passed over, but not for ever.
+of the worker's device is passed over, but not for ever: beside other work all that it would hold alone has to be free, where
+nothing else runs the least that it can do with.
 """
 
 from dataclasses import dataclass
@@ -127,23 +128,22 @@ def _promise(room: Room | None) -> sa.Case[int | None] | None:
     """Return what work is promised that is claimed: all that there is, until its run has planned how much it takes."""
     if room is None:
         return None
-    is_planned = col(Work.memory_bytes).is_not(None)
+    is_planned = col(Work.needed_bytes).is_not(None)
     return sa.case((is_planned, sa.literal(room.beside_bytes, sa.BigInteger())), else_=sa.null())
 
 
 def promises(session: Session, queue: Queue, device: str | None) -> list[Promise]:
-    """Return what was promised of a device to work of a queue that runs."""
+    """Return what was promised of a device to work of a queue that runs; nothing where nobody knows what it will hold."""
     rows = session.execute(
         sa.select(col(Worker.pid), col(Work.promised_bytes))
         .join(Worker, col(Worker.id) == col(Work.lease_owner))
         .where(
             col(Work.queue) == queue,
             col(Work.state).in_(LEASED),
-            col(Work.promised_bytes).is_not(None),
             col(Worker.device) == device,
         )
     )
-    return [Promise(pid=pid, memory_bytes=promised_bytes) for pid, promised_bytes in rows]
+    return [Promise(pid=pid, memory_bytes=promised_bytes or 0) for pid, promised_bytes in rows]
 
 
 def _fitting(
@@ -154,17 +154,20 @@ def _fitting(
     Beside others work gets what it would take alone: nobody learns in another way because of who runs beside. Alone it is
     taken when the least that it can do with is there.
     """
-    can_ever = sa.func.coalesce(col(Work.least_bytes), 0) <= room.alone_bytes
-    can_now = sa.func.coalesce(col(Work.memory_bytes), 0) <= room.beside_bytes if is_shared else can_ever
-    waits = session.execute(_next(queue, offer, project_bound).where(can_ever).add_columns(can_now)).first()
-    if waits is None:
+    work = _next(queue, offer, project_bound)
+    work = work.where(sa.func.coalesce(col(Work.least_bytes), 0) <= room.alone_bytes)
+    waits: str | None = session.execute(work).scalar()
+    if waits is None or not is_shared:
+        return waits
+    first = session.get_one(Work, waits)
+    if (first.needed_bytes or 0) <= room.beside_bytes:
+        return waits
+    if utc_now() - first.created_at > PATIENCE:
         return None
-    if waits[1]:
-        return str(waits[0])
-    if utc_now() - session.get_one(Work, waits[0]).created_at > PATIENCE:
-        return None
-    found: str | None = session.execute(_next(queue, offer, project_bound).where(can_ever, can_now)).scalar()
-    return found
+    overtaking: str | None = session.execute(
+        work.where(sa.func.coalesce(col(Work.needed_bytes), 0) <= room.beside_bytes)
+    ).scalar()
+    return overtaking
 
 
 def device_time(queue: Queue) -> sa.CTE:

@@ -179,7 +179,12 @@ def record_plan(session: Session, job_id: str, plan: dict[str, Any]) -> None:
     job = session.get_one(Job, job_id)
     job.plan = {name: value for name, value in (job.plan or {}).items() if name in _STILL_TRUE} | plan
     session.add(job)
-    session.execute(sa.update(Work).where(col(Work.id) == job_id).values(promised_bytes=plan.get("needed")))
+    needed = plan.get("needed")
+    work = session.get_one(Work, job_id)
+    work.promised_bytes = needed
+    if work.needed_bytes is not None and needed is not None:  # another attempt waits until that is free
+        work.needed_bytes = max(work.needed_bytes, needed)
+    session.add(work)
     session.flush()
 
 

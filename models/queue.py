@@ -28,7 +28,7 @@ class Entry:
     priority: int
     gpus: int
     resource_class: str | None
-    memory_bytes: int | None
+    needed_bytes: int | None
     least_bytes: int | None
     held_s: float
     worker_id: str | None
@@ -50,7 +50,7 @@ def look(session: Session, queue: Queue, *, silent_s: float) -> Snapshot:
     now_s = session.execute(sa.select(NowS())).scalar_one()
     work = [
         getattr(Work, name)
-        for name in ("id", "project", "priority", "gpus", "resource_class", "memory_bytes", "least_bytes", "state")
+        for name in ("id", "project", "priority", "gpus", "resource_class", "needed_bytes", "least_bytes", "state")
     ]
     lease = [col(Work.available_at_s), col(Work.lease_owner), col(Attempt.began_s)]
     job = [col(Job.base_model), col(Job.planned_examples), col(Job.progress)]
@@ -72,7 +72,7 @@ def look(session: Session, queue: Queue, *, silent_s: float) -> Snapshot:
             priority=row.priority,
             gpus=row.gpus,
             resource_class=row.resource_class,
-            memory_bytes=row.memory_bytes,
+            needed_bytes=row.needed_bytes,
             least_bytes=row.least_bytes,
             held_s=held_s if 0 < held_s <= LONGEST_WAIT_S else 0.0,
             worker_id=row.lease_owner,
@@ -84,7 +84,7 @@ def look(session: Session, queue: Queue, *, silent_s: float) -> Snapshot:
         )
         (waiting if is_waiting else running).append(entry)
     workers = session.execute(
-        sa.select(col(Worker.id), col(Worker.capacity), col(Worker.headroom_bytes)).where(
+        sa.select(col(Worker.id), col(Worker.capacity), col(Worker.device), col(Worker.headroom_bytes)).where(
             col(Worker.queue) == queue, col(Worker.heartbeat_at_s) >= now_s - silent_s
         )
     ).all()
@@ -92,7 +92,9 @@ def look(session: Session, queue: Queue, *, silent_s: float) -> Snapshot:
     return Snapshot(
         waiting=waiting,
         running=running,
-        workers={row.id: row.capacity | {"headroom_bytes": row.headroom_bytes} for row in workers},
+        workers={
+            row.id: row.capacity | {"shares": row.device, "headroom_bytes": row.headroom_bytes} for row in workers
+        },
         used_s={row.project: row.used_s for row in session.execute(sa.select(used.c.project, used.c.used_s))},
     )
 

@@ -51,13 +51,15 @@ class Work(SQLModel, table=True):
     )
     gpus: int = Field(default=0, description="GPUs that it cannot do without")
     resource_class: str | None = Field(default=None, max_length=64, description="of the worker; null: any")
-    memory_bytes: int | None = Field(
+    needed_bytes: int | None = Field(
         default=None,
         sa_type=sa.BigInteger,
-        description="that it holds where nothing keeps it from that; what it must find beside others; null: nobody knows",
+        description="that its plan holds at most, as it runs alone; must be free beside others; null: nobody knows",
     )
     least_bytes: int | None = Field(
-        default=None, sa_type=sa.BigInteger, description="that it cannot do without; null: nobody knows"
+        default=None,
+        sa_type=sa.BigInteger,
+        description="that it cannot do without, whatever is chosen for it; enough where nothing else runs; null: nobody knows",
     )
     promised_bytes: int | None = Field(
         default=None, sa_type=sa.BigInteger, description="that its attempt may hold; only counts while it is leased"

@@ -1,4 +1,8 @@
-"""What a run will hold, said before its weights are read, and made to fit its budget: what it was given, else what is free."""
+"""What a run will hold, said before its weights are read, and made to fit its budget.
+
+That is what it was given; else what the device has when no other run holds any, and beside others, by ways that change no
+result, what they leave.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -60,7 +64,7 @@ def foresee(prospect: Prospect, *, child: Child) -> Recipe:
         schedule = _within(spec.pass_limit, tried.schedule)
         return plan_run(geometry, tried.method, schedule, sizes=prospect.sizes_of(tried.image), device=place)
 
-    limits = _Limits.given(budget_gb) if budget_gb is not None else _Limits.of(spec)
+    limits = _Limits.given(budget_gb) if budget_gb is not None else _Limits.of(spec, on_gpu=on_gpu)
     fitted = _fitted(prospect, limits, plan_of, on_gpu=on_gpu)
     _tell(fitted, child)
     if limits is not None and not fitted.fits(limits.now_gb):
@@ -121,14 +125,16 @@ class _Limits:
         return cls(alone_gb=budget_gb, now_gb=budget_gb)
 
     @classmethod
-    def of(cls, spec: TrainingSpec) -> "_Limits | None":
-        """Return what this device has; None where nobody knows, or several processes have to choose alike."""
-        if spec.resources.resolved_processes > 1:
-            return None
-        free = device.memory_bytes()
-        known = [each for each in (free, spec.headroom_bytes) if each is not None]
+    def of(cls, spec: TrainingSpec, *, on_gpu: bool) -> "_Limits | None":
+        """Return what this device has for each process; None where nobody knows."""
+        num_processes = spec.resources.resolved_processes
+        copies = 1 if on_gpu else num_processes  # that share what the device has
+        free = (
+            device.memory_bytes() if num_processes == 1 else None
+        )  # several would see several figures, and choose alike
+        beside, alone = (each and each // copies for each in (spec.beside_bytes, spec.alone_bytes))
+        known = [each for each in (free, beside) if each is not None]
         if not known:
             return None
-        now_bytes = min(known)
-        alone = max(now_bytes, spec.alone_bytes if spec.alone_bytes is not None else now_bytes)
-        return cls(alone_gb=round(alone / 1e9, 2), now_gb=round(now_bytes / 1e9, 2))
+        now = min(known)
+        return cls(alone_gb=round(max(now, alone or 0) / 1e9, 2), now_gb=round(now / 1e9, 2))

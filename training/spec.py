@@ -205,8 +205,8 @@ class TrainingSpec(_Options):
     features_bytes: int = Field(0, ge=0, description="what the feature cache may hold, for all jobs together")
     adapter_name: str = Field("adapter", description="for the model card")
     pass_limit: PassLimit | None = Field(None, description="what a run like this one found that memory holds")
-    headroom_bytes: int | None = Field(
-        None, ge=0, description="of the device's memory, beside what was promised to other runs; none: nobody knows"
+    beside_bytes: int | None = Field(
+        None, ge=0, description="of the device's memory, free and promised to no other run; none: nobody knows"
     )
     alone_bytes: int | None = Field(
         None, ge=0, description="of the device's memory, when no other run holds any; none: nobody knows"

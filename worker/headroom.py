@@ -62,7 +62,7 @@ class GpuHeadroom:
         if promises and not any(held) and any(map(_is_elsewhere, running)):
             # inside a container the driver tells pids of the host, and perhaps no figures: what is used is ours
             together = Promise(pid=0, memory_bytes=sum(each.memory_bytes for each in promises))
-            return Room.of(int(memory.free), [together], [int(memory.used)])
+            return Room.of(int(memory.free), [together], [min(int(memory.used), together.memory_bytes)])
         return Room.of(int(memory.free), promises, held)
 
     def _handle(self) -> Any:

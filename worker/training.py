@@ -15,13 +15,16 @@ from models import dataset as datasets
 from models import job as jobs
 from models.adapter import Adapter, adapter_prefix
 from models.dataset import Dataset, image_key
+from models.device_memory import Room
 from models.leases import Claim
 from models.states import AdapterState
 from models.work import note_resumed
+from training.resources import Resources
 from training.spec import TrainingSpec
 from vlm.conversation import IMAGES_FOLDER, RECORDS_FILE, read_image_names
 from worker import checkpoints
 from worker.attempt import Attempt
+from worker.capacity import num_gpus
 from worker.checkpoints import Keeper
 from worker.curve import Curve
 from worker.kinds import Apply, Rooms, nothing
@@ -51,7 +54,7 @@ class Training:
                 note_resumed(session, attempt.claim.work_id, step, fence=attempt.claim.fence)
         with self._rooms.database.read() as session:
             pass_limit = Limits(job).find(session)
-        room = attempt.claim.room
+        room = _room(attempt.claim, job)
         spec = TrainingSpec(
             base_model=job.base_model,
             models_dir=self._rooms.layout.models,
@@ -62,7 +65,7 @@ class Training:
             features_bytes=self._feature_cache_bytes,
             adapter_name=job.name,
             pass_limit=pass_limit,
-            headroom_bytes=None if room is None else room.beside_bytes,
+            beside_bytes=None if room is None else room.beside_bytes,
             alone_bytes=None if room is None else room.alone_bytes,
             resume_from=staging / checkpoints.FOLDER if step is not None else None,
             **job.request,
@@ -167,3 +170,9 @@ class Training:
                     f"The stored image {sha256} of data set {dataset.id} is damaged.",
                     remedy="Upload the data set again; check the disk or the object store.",
                 )
+
+
+def _room(claim: Claim, job: jobs.Job) -> Room | None:
+    """Return what a run may hold of the device that it runs on; None where the worker looked at another one."""
+    is_on_processor = Resources.model_validate(job.request.get("resources", {})).gpus == 0
+    return None if is_on_processor and num_gpus() else claim.room

@@ -91,7 +91,7 @@ def _waiting(entry: Entry) -> Waiting:
         seconds=entry.seconds_left,
         gpus=entry.gpus,
         resource_class=entry.resource_class,
-        memory_bytes=entry.memory_bytes,
+        needed_bytes=entry.needed_bytes,
         least_bytes=entry.least_bytes,
         held_s=entry.held_s,
     )
@@ -99,11 +99,12 @@ def _waiting(entry: Entry) -> Waiting:
 
 def _place(worker_id: str, capacity: Mapping[str, object]) -> Place:
     gpus, classes = capacity.get("gpus"), capacity.get("classes")
-    memory, headroom = capacity.get("memory_bytes"), capacity.get("headroom_bytes")
+    memory, headroom, shares = (capacity.get(name) for name in ("memory_bytes", "headroom_bytes", "shares"))
     return Place(
         id=worker_id,
         gpus=gpus if isinstance(gpus, int) else 0,
         classes=frozenset(classes if isinstance(classes, list) else ()),
         memory_bytes=memory if isinstance(memory, int) else None,
         headroom_bytes=headroom if isinstance(headroom, int) else None,
+        shares=shares if isinstance(shares, str) else None,
     )

@@ -1,11 +1,12 @@
 """When waiting work will start and end: the claims to come, simulated in the very order of `models.claims`. No SQL here.
 
-What is assumed: workers stay as they are, nothing is submitted, nobody's share of the last day runs out meanwhile, and
-where several workers are free at once they claim in the order of their ids.
+What is assumed: workers stay as they are, nothing is submitted, nobody's share of the last day runs out meanwhile, where
+several workers are free at once they claim in the order of their ids, and workers that share a device have memory for
+what each of them takes.
 """
 
 from collections import defaultdict, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 
@@ -18,7 +19,7 @@ _UNKNOWN_S = 3600.0  # stands in for a length that is not known, where only the 
 class Waiting:
     """Work in the queue; `seconds` is how long it will run, `held_s` how long it may not be claimed yet.
 
-    Beside other work it is taken where `memory_bytes` are free, alone where `least_bytes` are.
+    On a device where other work runs it is taken when `needed_bytes` are free, else when `least_bytes` are.
     """
 
     id: str
@@ -27,7 +28,7 @@ class Waiting:
     seconds: float | None = None
     gpus: int = 0
     resource_class: str | None = None
-    memory_bytes: int | None = None
+    needed_bytes: int | None = None
     least_bytes: int | None = None
     held_s: float = 0.0
 
@@ -43,13 +44,14 @@ class Running:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """A living worker."""
+    """A living worker; `shares` names the device whose memory it uses, alone or with others."""
 
     id: str
     gpus: int = 0
     classes: frozenset[str] = frozenset()
     memory_bytes: int | None = None
     headroom_bytes: int | None = None
+    shares: str | None = None
 
     def can_take(self, work: Waiting) -> bool:
         """Tell whether it has what the work asks for, when nothing else runs on its device."""
@@ -85,8 +87,9 @@ def forecast(
         leased[each.project] += 1
     rest = sorted((each for each in waiting if each.id not in starts), key=lambda each: (-each.priority, each.id))
     by_id = {each.id: each for each in waiting}
-    busy = {each.worker_id for each in running}
-    idle = [each for each in places if each.id not in busy]
+    running_at = {each.worker_id for each in running}
+    idle = [each for each in places if each.id not in running_at]
+    busy = {each.shares for each in places if each.id in running_at}
     estimates = {}
     for position, work in enumerate([*(by_id[key] for key in starts), *rest], start=1):
         start = starts.get(work.id)
@@ -96,7 +99,7 @@ def forecast(
             start_s=start,
             finish_s=finish,
             waiting_for=_waiting_for(work, places, num_leased=leased[work.project], project_bound=project_bound)
-            or _short_of_memory(work, idle, is_alone=not running),
+            or _short_of_memory(work, idle, busy),
         )
     return estimates
 
@@ -125,14 +128,18 @@ def _lacking(work: Waiting, places: Sequence[Place]) -> str:
     return f"no worker has {_gb(work.least_bytes)} of memory; the most is {_gb(most)}"
 
 
-def _short_of_memory(work: Waiting, idle: Sequence[Place], *, is_alone: bool) -> str | None:
-    """Say that workers are idle and work still waits, because something else holds the memory."""
-    needed = (work.least_bytes if is_alone else work.memory_bytes) or 0
-    able = [each.headroom_bytes for each in idle if each.can_take(work)]
-    known = [each for each in able if each is not None]
-    if not able or len(known) < len(able) or max(known) >= needed:
+def _short_of_memory(work: Waiting, idle: Sequence[Place], busy: Collection[str | None]) -> str | None:
+    """Say that workers are idle and work still waits, because something else holds the memory of their devices."""
+    short = []
+    for place in (each for each in idle if each.can_take(work)):
+        needed = (work.needed_bytes if place.shares in busy else work.least_bytes) or 0
+        if place.headroom_bytes is None or place.headroom_bytes >= needed:
+            return None
+        short.append((place.headroom_bytes, needed))
+    if not short:
         return None
-    return f"it needs {_gb(needed)} of memory, and {_gb(max(known))} is free"
+    free, needed = max(short)
+    return f"it needs {_gb(needed)} of memory, and {_gb(free)} is free"
 
 
 def _gb(num_bytes: int | None) -> str:

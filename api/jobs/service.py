@@ -91,7 +91,7 @@ def make_job(
         priority=body.priority,
         gpus=needed.gpus,
         resource_class=needed.resource_class,
-        memory_bytes=None if expected is None else expected.needed_bytes,
+        needed_bytes=None if expected is None else expected.needed_bytes,
         least_bytes=None if expected is None else expected.least_bytes,
     )
     job = Job(

@@ -21,7 +21,7 @@ def upgrade() -> None:
     sa.PrimaryKeyConstraint('dataset_id')
     )
     with op.batch_alter_table('work', schema=None) as batch_op:
-        batch_op.add_column(sa.Column('memory_bytes', sa.BigInteger(), nullable=True))
+        batch_op.add_column(sa.Column('needed_bytes', sa.BigInteger(), nullable=True))
         batch_op.add_column(sa.Column('least_bytes', sa.BigInteger(), nullable=True))
         batch_op.add_column(sa.Column('promised_bytes', sa.BigInteger(), nullable=True))
     with op.batch_alter_table('worker', schema=None) as batch_op:
@@ -36,5 +36,5 @@ def downgrade() -> None:
     with op.batch_alter_table('work', schema=None) as batch_op:
         batch_op.drop_column('promised_bytes')
         batch_op.drop_column('least_bytes')
-        batch_op.drop_column('memory_bytes')
+        batch_op.drop_column('needed_bytes')
     op.drop_table('dataset_sizes')

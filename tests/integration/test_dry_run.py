@@ -115,7 +115,7 @@ def test_pictures_may_be_cut_into_fewer_tiles_only_where_the_job_allows_it(clien
 
 def test_a_job_has_its_plan_from_the_beginning_and_a_worker_needs_room_for_it(client, api_database, dataset):
     unseen = client.post("/jobs", json=BODY).json()["id"]
-    assert (look(api_database, unseen).memory_bytes, look(api_database, unseen).least_bytes) == (None, None), (
+    assert (look(api_database, unseen).needed_bytes, look(api_database, unseen).least_bytes) == (None, None), (
         "whichever worker comes may be of another kind"
     )
     there(api_database, memory_bytes=100 * GB)
@@ -126,9 +126,9 @@ def test_a_job_has_its_plan_from_the_beginning_and_a_worker_needs_room_for_it(cl
     assert (plan["measured"], plan["error"], plan["time"]["steps"]) == (None, None, 171)
     work = look(api_database, job_id)
     assert work.least_bytes == pytest.approx(ask(client)["smallest_gb"] * GB, rel=0.1)
-    assert work.least_bytes < work.memory_bytes < plan["peak"]["high"], "pages of the feature cache need not be free"
+    assert work.least_bytes < work.needed_bytes < plan["peak"]["high"], "pages of the feature cache need not be free"
     bounded = look(api_database, client.post("/jobs", json=BODY | {"resources": {"memory_gb": 50}}).json()["id"])
-    assert bounded.least_bytes == bounded.memory_bytes == work.memory_bytes, "it may hold what it was given"
+    assert bounded.least_bytes == bounded.needed_bytes == work.needed_bytes, "it may hold what it was given"
 
 
 def test_what_no_worker_holds_is_refused_unless_the_job_says_that_it_waits(client, api_database, dataset):
@@ -170,7 +170,7 @@ def test_a_smaller_device_that_would_do_is_not_forgotten_for_one_that_is_too_sma
     client.app.state.services.outlooks._workers = None
     job_id = client.post("/jobs", json=BODY).json()["id"]
     assert client.get(f"/jobs/{job_id}/plan").json()["device"] == "cpu"
-    assert look(api_database, job_id).memory_bytes is None, "either may take it; their memories are not one figure"
+    assert look(api_database, job_id).needed_bytes is None, "either may take it; their memories are not one figure"
 
 
 def test_what_a_worker_does_not_say_is_in_nobodys_way(client, api_database, dataset):
@@ -180,13 +180,13 @@ def test_what_a_worker_does_not_say_is_in_nobodys_way(client, api_database, data
     on_host = ask(client, resources={"gpus": 0})
     assert (on_host["device"], on_host["budget_gb"]) == ("cpu", None)
     job_id = client.post("/jobs", json=BODY | {"resources": {"gpus": 0}}).json()["id"]
-    assert look(api_database, job_id).memory_bytes is None, "the card's memory is not its"
+    assert look(api_database, job_id).needed_bytes is None, "the card's memory is not its"
 
 
 def test_several_processes_on_one_machine_each_hold_a_copy(client, api_database, dataset):
     there(api_database, memory_bytes=100 * GB)
     one, four = (client.post("/jobs", json=BODY | {"resources": {"gpus": 0, "num_processes": each}}) for each in (1, 4))
-    needed = [look(api_database, job.json()["id"]).memory_bytes for job in (one, four)]
+    needed = [look(api_database, job.json()["id"]).needed_bytes for job in (one, four)]
     assert needed[1] == 4 * needed[0]
 
 

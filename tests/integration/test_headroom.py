@@ -50,7 +50,7 @@ class Device:
     def queue(self, number, memory_gb, *, least_gb=None, **values):
         memory, least = (None if each is None else round(each * GB) for each in (memory_gb, least_gb or memory_gb))
         row = Work(
-            id=f"job_{number}", kind=Kind.TRAINING, queue=Queue.GPU, memory_bytes=memory, least_bytes=least, **values
+            id=f"job_{number}", kind=Kind.TRAINING, queue=Queue.GPU, needed_bytes=memory, least_bytes=least, **values
         )
         with self.database.write() as session:
             session.add(row)
@@ -95,6 +95,20 @@ def test_a_job_is_not_squeezed_because_another_one_runs(device):
     assert device.claim("wrk_2").room == Room(beside_bytes=8 * GB, alone_bytes=8 * GB)
 
 
+@pytest.mark.parametrize("needed_gb", [None, 2])
+def test_nor_because_of_one_that_nobody_has_planned(device, needed_gb):
+    """Its libraries alone took more than half a gigabyte from what another one thought it had alone."""
+    device.queue(1, None)
+    claimed = device.claim("wrk_1")
+    if needed_gb is not None:
+        device.plans(claimed, needed_gb)
+    device.queue(2, 6, least_gb=2.5)
+    device.held = {1: 5 * GB}
+    assert device.claim("wrk_2") is None
+    device.queue(3, 2)
+    assert device.claim("wrk_2").room == Room(beside_bytes=3 * GB, alone_bytes=8 * GB)
+
+
 def test_alone_a_job_takes_what_strangers_leave_when_the_least_is_there(device):
     device.held = {9: 4 * GB}  # by something else
     device.queue(1, 5, least_gb=4.5)
@@ -131,7 +145,7 @@ def test_a_job_that_is_queued_again_needs_no_more_than_before(device):
     with device.database.write() as session:
         assert leases.give_back(session, first, reason="a deploy")
     device.held = {9: 4 * GB}  # by something else
-    assert device.claim("wrk_2").work_id == "job_1", "that it took more when there was more does not count"
+    assert device.claim("wrk_2").work_id == "job_1", "that it takes more where there is more does not count alone"
 
 
 def test_other_devices_and_work_without_a_plan_are_not_in_the_way(device):

@@ -5,11 +5,13 @@ import os
 import signal
 from contextlib import ExitStack
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 
 from core.events import Limited, Planned
-from models import memory_limit
+from core.queue import Queue
+from models import claims, memory_limit
 from models.claims import Offer
 from models.device_memory import Room
 from models.job import Job
@@ -127,6 +129,38 @@ def test_what_all_processes_of_a_run_may_hold_is_promised(world, monkeypatch):
     with world.database.write() as session:
         Curve(job, None, resumed_step=None).record(session, job_id, Planned(plan=plan))
     assert world.look(job_id).promised_bytes == 3 * 10**9
+    assert world.look(job_id).needed_bytes is None, "whichever worker comes next may be of another kind"
+
+
+def test_a_run_that_is_found_to_hold_more_than_was_foreseen_waits_for_that_the_next_time(world, monkeypatch):
+    from worker.curve import Curve
+
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    job_id = world.submit()
+    with world.database.read() as session:
+        job = session.get_one(Job, job_id)
+    for planned, needed in ((1, 2), (5, 5), (3, 5)):
+        with world.database.write() as session:
+            session.get_one(Work, job_id).needed_bytes = max(2, world.look(job_id).needed_bytes or 0)
+            plan = {"device": "cpu", "needed": planned, "peak": {}}
+            Curve(job, None, resumed_step=None).record(session, job_id, Planned(plan=plan))
+        assert (world.look(job_id).promised_bytes, world.look(job_id).needed_bytes) == (planned, needed)
+
+
+@pytest.mark.parametrize(
+    ("visible", "resources", "told"),
+    [("", {}, (3, 4)), ("", {"gpus": 0}, (3, 4)), ("0", {}, (3, 4)), ("0", {"gpus": 0}, (None, None))],
+)
+def test_a_run_is_told_the_room_on_its_own_device(world, tmp_path, monkeypatch, visible, resources, told):
+    """The processor of a worker with a GPU has another memory than that GPU."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    world.submit(resources=resources)
+    offer = Offer(gpus=1, device="d", headroom=lambda _: Room(beside_bytes=3, alone_bytes=4))
+    with world.database.write() as session:
+        claimed = claims.claim(session, Queue.GPU, worker_id="wrk_1", lease_s=60, offer=offer)
+    attempt = SimpleNamespace(claim=claimed, check=lambda: None, hold=lambda: None)
+    spec = world.training.prepare(attempt, tmp_path)
+    assert (spec["beside_bytes"], spec["alone_bytes"]) == told
 
 
 def test_a_finished_job_tells_what_it_held(world):
@@ -155,7 +189,7 @@ def test_two_real_jobs_share_a_machine_that_holds_both_and_take_turns_on_one_tha
     jobs = [world.submit(**lasting) for _ in offers]
     with world.database.write() as session:
         for job_id in jobs:
-            session.get_one(Work, job_id).memory_bytes = 10**9
+            session.get_one(Work, job_id).needed_bytes = 10**9
     with ExitStack() as stack:
         for offer in offers:
             stack.enter_context(world.slot(offer=offer))

@@ -196,24 +196,3 @@ def test_without_a_budget_a_run_fits_itself_into_what_is_free(album, spec, run, 
     assert any("computed again" in message for message in told["short"])
     for name in ("roomy", "unknown"):
         assert not any("computed again" in message for message in told[name])
-
-
-def test_who_runs_beside_a_run_changes_how_it_is_computed_and_not_what_it_learns(album, spec, run, monkeypatch):
-    """Seen in CI: of two runs alike one had 0.7 GB beside another, kept its optimizer's state in 8 bits, and ended elsewhere."""
-    album.colours(8, 3)
-    hyperparameters = {"max_steps": 4, "batch_size": 4, "precision": "fp32"}
-    asked = {"hyperparameters": hyperparameters, "seed": 1}
-    found = {}
-    for name, beside, alone in (("alone", 10**12, 10**12), ("beside", 1, 10**12), ("short", 1, 1)):
-        monkeypatch.setattr("training.device.memory_bytes", lambda beside=beside: beside)
-        found[name] = run(name)
-        pipeline.fine_tune(spec(**asked, headroom_bytes=beside, alone_bytes=alone), found[name].child)
-    alone, beside, short = (resolved_of(found[name]) for name in ("alone", "beside", "short"))
-    for name in ("optimizer", "batch_size"):
-        assert beside["hyperparameters"][name] == alone["hyperparameters"][name]
-    assert beside["method"] == alone["method"]
-    assert beside["hyperparameters"]["gradient_checkpointing"] is True
-    assert short["hyperparameters"]["optimizer"] == "adamw_8bit"
-    assert [each["loss"] for each in found["beside"].metrics if "loss" in each] == pytest.approx(
-        [each["loss"] for each in found["alone"].metrics if "loss" in each], rel=1e-5
-    )
