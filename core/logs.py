@@ -43,7 +43,7 @@ def configure(log_format: Literal["console", "json"], *, part: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
-    for chatty in ("httpx2", "httpcore2", "uvicorn.error"):
+    for chatty in ("httpx2", "httpcore2", "uvicorn.error", "celery"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     structlog.contextvars.bind_contextvars(part=part)
 

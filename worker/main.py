@@ -6,10 +6,10 @@ So a message costs a millisecond, remote control always answers, and work goes o
 
 import argparse
 import signal
-import sys
 import threading
 
-from celery.signals import worker_shutting_down
+from celery.signals import setup_logging, worker_shutting_down
+from celery.worker import state
 
 from core import logs
 from core.process import die_with_parent
@@ -28,8 +28,9 @@ def main() -> None:
     logs.configure(settings().log_format, part=f"worker-{arguments.queue}")
     service = Service(Queue(arguments.queue), settings(), beat=arguments.beat)
     _register(service)
+    setup_logging.connect(lambda **_: None, weak=False)  # ours stays; Celery's would hide all below a warning
     worker_shutting_down.connect(lambda **_: _stop_soon(service), weak=False)  # at the signal, not when Celery is done
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until Celery's own handler is there
+    signal.signal(signal.SIGTERM, lambda *_: _stop_early(service))  # until Celery's own handler is there
     try:
         service.start()
         log.info("worker up", queue=arguments.queue, beat=arguments.beat)
@@ -40,7 +41,6 @@ def main() -> None:
                 "--pool=solo",
                 f"--queues={arguments.queue}",
                 f"--hostname={arguments.queue}@%h",
-                "--loglevel=WARNING",
                 "--without-mingle",
                 "--without-gossip",
                 "--without-heartbeat",  # it would wait for a hung broker, and so would the exit
@@ -54,6 +54,12 @@ def main() -> None:
 def _stop_soon(service: Service) -> None:
     """Stop the slot from a thread: this runs inside of a signal handler, perhaps of the thread that rings the bell."""
     threading.Thread(target=service.slot.stop).start()
+
+
+def _stop_early(service: Service) -> None:
+    """Stop the slot, and Celery before it consumes. No exception: one that is raised where Python ignores it is lost."""
+    state.should_stop = 0
+    _stop_soon(service)
 
 
 def _register(service: Service) -> None:

@@ -63,9 +63,52 @@ def test_a_worker_leaves_in_good_order_with_a_broker_that_is_well_hung_or_gone(s
             seen = {last_beat()}
             wait_for(lambda: seen.add(last_beat()) or len(seen) > 8, what="heartbeats with a broker that is hurt")
         worker.send_signal(signal.SIGTERM)
-        _, said = worker.communicate(timeout=40)
+        _, said = worker.communicate(timeout=120)
         assert worker.returncode == 0, said.decode()
         assert alive() == 0, "it left the table of workers"
+        assert "worker down" in said.decode(), "Celery took the level of the log away"
+    finally:
+        worker.kill()
+        worker.wait()
+        database.close()
+
+
+EARLY = """
+import os, signal, sys, weakref
+from worker import main
+
+class Thing:
+    pass
+
+def signalled(_):  # an exception is ignored in here, as in one of the import system's own callbacks
+    os.kill(os.getpid(), signal.SIGTERM)
+
+start, thing = main.app.worker_main, Thing()
+reference = weakref.ref(thing, signalled)
+
+def worker_main(arguments):
+    global thing
+    del thing
+    start(arguments)
+
+main.app.worker_main = worker_main
+sys.argv[1:] = ["--queue", "cpu"]
+main.main()
+"""
+
+
+def test_a_stop_that_comes_while_celery_starts_is_heard(settings, broker):
+    """It was raised as an exception, in a callback of an import: the worker went on for ever. Two of 180 starts."""
+    _, url = broker
+    database = Database(settings.resolved_database_url)
+    upgrade(database)
+    environment = os.environ | {"LENSMITH_DATA_DIR": str(settings.data_dir), "LENSMITH_REDIS_URL": url}
+    worker = subprocess.Popen([sys.executable, "-c", EARLY], env=environment, stderr=subprocess.PIPE)
+    try:
+        _, said = worker.communicate(timeout=60)
+        assert worker.returncode == 0, said.decode()
+        with database.read() as session:
+            assert not any(workers.alive(session, silent_s=60).values())
     finally:
         worker.kill()
         worker.wait()
