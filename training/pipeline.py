@@ -61,7 +61,6 @@ def fine_tune(spec: TrainingSpec, child: Child) -> dict[str, Any]:
 
 def _fine_tune(spec: TrainingSpec, child: Child, group: Group) -> dict[str, Any]:
     began = time.perf_counter()
-    set_seed(spec.seed)
     if spec.hyperparameters.compact_memory is True:
         compact_memory()  # before anything large is loaded; `foresee` may choose it later
     phases = Phases(child)
@@ -72,6 +71,7 @@ def _fine_tune(spec: TrainingSpec, child: Child, group: Group) -> dict[str, Any]
     settled = settle(spec, child, read(spec, child, group, resumed), resumed)  # 1, 2
     base = _load(spec, child, settled)  # 3
     phases.enter(Phase.PREPARING)
+    set_seed(spec.seed)  # after what a build or a loader may have drawn
     prepared = _prepare(spec, child, settled, base, resumed)  # 4
     with group.first_goes_ahead():
         vision = _encode_images(child, settled, prepared)  # 5

@@ -24,7 +24,10 @@ from tests.soak.store import Store
 
 LEASE_S = 3.0
 LONG = {"hyperparameters": REQUEST["hyperparameters"] | {"epochs": 30}}  # its child trains when the lease ends
-OTHER = {"method": REQUEST["method"] | {"r": 2}}  # its adapter has other names than that of the frozen one
+OTHER = {  # short, and its adapter has other names than that of the frozen one
+    "method": REQUEST["method"] | {"r": 2},
+    "hyperparameters": REQUEST["hyperparameters"] | {"epochs": 1},
+}
 
 
 @pytest.fixture

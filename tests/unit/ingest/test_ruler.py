@@ -32,11 +32,6 @@ WANTS_NO_SYSTEM = (
 
 
 @pytest.fixture(scope="module")
-def models_dir(tmp_path_factory):
-    return tmp_path_factory.mktemp("models")
-
-
-@pytest.fixture(scope="module")
 def ruler(models_dir):
     """Return a function that returns the ruler of a base."""
 

@@ -38,11 +38,6 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(scope="session")
-def models_dir(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("models")
-
-
-@pytest.fixture(scope="session")
 def lively(models_dir, tmp_path_factory) -> Path:
     base = load_base("tiny", models_dir)
     with torch.no_grad():

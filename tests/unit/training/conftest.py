@@ -36,11 +36,6 @@ def _what_is_there_stays():
 
 
 @pytest.fixture(scope="session")
-def models_dir(tmp_path_factory):
-    return tmp_path_factory.mktemp("models")
-
-
-@pytest.fixture(scope="session")
 def load(models_dir):
     """Load `tiny` afresh: wrapping and quantizing change a model in place."""
 

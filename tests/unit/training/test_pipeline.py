@@ -4,6 +4,7 @@ import json
 import math
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from core.child import StopRequested
@@ -14,7 +15,7 @@ from tests.unit.training.conftest import digest, losses, stop_after
 from training import export, pipeline, trainer
 from training.export import ADAPTER_FOLDER, WEIGHTS_FILE
 from training.loss import Score
-from vlm import tiny
+from vlm import loading, tiny
 
 QUICK = {"precision": "fp32", "max_steps": 4, "batch_size": 4, "micro_batch_size": 2, "learning_rate": 5e-3}
 
@@ -167,6 +168,18 @@ def test_a_stop_ends_the_training_within_a_step_and_publishes_nothing(album, spe
         pipeline.fine_tune(spec(hyperparameters=QUICK | {"max_steps": 50}), child_run.child)
     assert child_run.metrics[-1]["step"] == 2
     assert not (child_run.child.staging / ADAPTER_FOLDER).exists()
+
+
+def test_a_run_draws_the_same_whatever_was_drawn_before_it_prepares(album, spec, run, monkeypatch):
+    """The job that built `lensmith-demo` had another adapter to begin with than the next one with the same seed."""
+    album.colours(8)
+    load, digests = loading.load, []
+    for name, draws in (("found", 0), ("built", 1000)):
+        monkeypatch.setattr(loading, "load", lambda *each, n=draws, **named: (torch.randn(n), load(*each, **named))[1])
+        child_run = run(name)
+        pipeline.fine_tune(spec(hyperparameters=QUICK, method={"dropout": 0.1}, seed=1), child_run.child)
+        digests.append(digest(child_run))
+    assert digests[0] == digests[1]
 
 
 def test_a_loss_that_is_no_number_ends_the_run_as_diverged(album, spec, run, monkeypatch):

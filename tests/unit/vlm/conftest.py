@@ -11,11 +11,6 @@ def _one_thread():
 
 
 @pytest.fixture(scope="session")
-def models_dir(tmp_path_factory):
-    return tmp_path_factory.mktemp("models")
-
-
-@pytest.fixture(scope="session")
 def tiny_folder(models_dir):
     return tiny.ensure(models_dir)
 
