@@ -66,6 +66,7 @@ def look(session: Session, queue: Queue, *, silent_s: float) -> Snapshot:
     for row in rows:
         is_waiting = row.state is WorkState.QUEUED
         held_s = row.available_at_s - now_s
+        expected = _expected(row.planned_examples, row.progress, rates.get(row.base_model))
         entry = Entry(
             id=row.id,
             project=row.project,
@@ -77,9 +78,9 @@ def look(session: Session, queue: Queue, *, silent_s: float) -> Snapshot:
             held_s=held_s if 0 < held_s <= LONGEST_WAIT_S else 0.0,
             worker_id=row.lease_owner,
             seconds_left=(
-                _expected(row.planned_examples, row.progress, rates.get(row.base_model))
+                expected
                 if is_waiting
-                else _remaining(row.progress, now_s, began_s=row.began_s or 0.0)
+                else _remaining(row.progress, now_s, began_s=row.began_s or 0.0, expected=expected)
             ),
         )
         (waiting if is_waiting else running).append(entry)
@@ -155,12 +156,15 @@ def _expected(planned_examples: int | None, progress: dict[str, Any] | None, rat
     return planned_examples * rate * max(0.0, 1 - done)
 
 
-def _remaining(progress: dict[str, Any] | None, now_s: float, *, began_s: float) -> float | None:
+def _remaining(
+    progress: dict[str, Any] | None, now_s: float, *, began_s: float, expected: float | None
+) -> float | None:
     """Return what is left by what was last heard; a run that is silent does not move its end, and an overdue one ends now.
 
-    What the attempt before this one said counts from the beginning of this one.
+    What the attempt before this one said counts from the beginning of this one, and so does what jobs like it took
+    where nothing was heard yet.
     """
     told = progress or {}
     if told.get("eta_s") is None or told.get("at") is None:
-        return None
+        return None if expected is None else max(0.0, began_s + expected - now_s)
     return max(0.0, max(float(told["at"]), began_s) + float(told["eta_s"]) - now_s)

@@ -138,3 +138,21 @@ def test_what_the_attempt_before_said_counts_from_the_beginning_of_this_one(clie
         session.add(Attempt(work_id=work.id, number=2, fence=2, worker_id="w", first_seq=1, began_s=at - 10))
     told = client.get(f"/jobs/{work.id}").json()["estimated_finish"]
     assert abs(datetime.fromisoformat(told) - (utc_now() + timedelta(seconds=390))) < MARGIN
+
+
+def test_a_run_that_has_said_nothing_yet_ends_when_jobs_like_it_did(client, api_database, ready_dataset):
+    with api_database.write() as session:
+        at = session.execute(sa.select(NowS())).scalar_one()
+        for work, job in (
+            rows_of("done", WorkState.SUCCEEDED, finished_at=utc_now()),
+            rows_of("loads", WorkState.RUNNING, lease_owner="w", attempt=1, fence=1),
+        ):
+            session.add(work)
+            session.flush()
+            session.add(job)
+        for name, began, ended in (("done", 1000, 400), ("loads", 100, None)):
+            end = {} if ended is None else {"ended_s": at - ended, "ended_at": utc_now()}
+            row = Attempt(work_id=f"job_{name}", number=1, fence=1, worker_id="w", first_seq=1, began_s=at - began)
+            session.add(row.model_copy(update=end))
+    told = client.get("/jobs/job_loads").json()["estimated_finish"]
+    assert abs(datetime.fromisoformat(told) - (utc_now() + timedelta(seconds=500))) < MARGIN
