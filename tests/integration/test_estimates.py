@@ -152,7 +152,7 @@ def test_a_run_that_has_said_nothing_yet_ends_when_jobs_like_it_did(client, api_
             session.add(job)
         for name, began, ended in (("done", 1000, 400), ("loads", 100, None)):
             end = {} if ended is None else {"ended_s": at - ended, "ended_at": utc_now()}
-            row = Attempt(work_id=f"job_{name}", number=1, fence=1, worker_id="w", first_seq=1, began_s=at - began)
-            session.add(row.model_copy(update=end))
+            which = {"work_id": f"job_{name}", "number": 1, "fence": 1, "worker_id": "w", "first_seq": 1}
+            session.add(Attempt(**which, began_s=at - began, **end))
     told = client.get("/jobs/job_loads").json()["estimated_finish"]
     assert abs(datetime.fromisoformat(told) - (utc_now() + timedelta(seconds=500))) < MARGIN
