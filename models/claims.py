@@ -141,6 +141,7 @@ def promises(session: Session, queue: Queue, device: str | None) -> list[Promise
             col(Work.queue) == queue,
             col(Work.state).in_(LEASED),
             col(Worker.device) == device,
+            sa.func.coalesce(col(Work.promised_bytes), -1) != 0,  # 0: it runs on another device of its worker
         )
     )
     return [Promise(pid=pid, memory_bytes=promised_bytes or 0) for pid, promised_bytes in rows]

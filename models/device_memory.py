@@ -18,7 +18,7 @@ class Room:
 
     Attributes:
         beside_bytes: As things stand: free, and promised to nobody.
-        alone_bytes: When all that was promised something has ended. What others hold does not count, so two runs that are
+        alone_bytes: When all other runs have ended. What they hold does not count, so two runs that are
             alike see the same.
     """
 

@@ -176,15 +176,12 @@ def record(session: Session, job_id: str, **values: Any) -> None:
 
 def record_plan(session: Session, job_id: str, plan: dict[str, Any]) -> None:
     """Write what the run will hold, in place of what was foreseen; how long it takes is still what was foreseen."""
-    job = session.get_one(Job, job_id)
+    job, work, needed = session.get_one(Job, job_id), session.get_one(Work, job_id), plan.get("needed")
+    if work.needed_bytes is not None and needed is not None and (job.plan or {}).get("device") == plan.get("device"):
+        work.needed_bytes = max(work.needed_bytes, needed)  # another attempt waits until that is free
+    work.promised_bytes = needed
     job.plan = {name: value for name, value in (job.plan or {}).items() if name in _STILL_TRUE} | plan
     session.add(job)
-    needed = plan.get("needed")
-    work = session.get_one(Work, job_id)
-    work.promised_bytes = needed
-    if work.needed_bytes is not None and needed is not None:  # another attempt waits until that is free
-        work.needed_bytes = max(work.needed_bytes, needed)
-    session.add(work)
     session.flush()
 
 

@@ -94,7 +94,7 @@ def look(session: Session, queue: Queue, *, silent_s: float) -> Snapshot:
         waiting=waiting,
         running=running,
         workers={
-            row.id: row.capacity | {"shares": row.device, "headroom_bytes": row.headroom_bytes} for row in workers
+            row.id: row.capacity | {"memory_of": row.device, "headroom_bytes": row.headroom_bytes} for row in workers
         },
         used_s={row.project: row.used_s for row in session.execute(sa.select(used.c.project, used.c.used_s))},
     )

@@ -54,7 +54,7 @@ class Work(SQLModel, table=True):
     needed_bytes: int | None = Field(
         default=None,
         sa_type=sa.BigInteger,
-        description="that its plan holds at most, as it runs alone; must be free beside others; null: nobody knows",
+        description="that its plan may hold; must be free beside others; null: nobody knows",
     )
     least_bytes: int | None = Field(
         default=None,

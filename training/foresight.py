@@ -129,10 +129,9 @@ class _Limits:
         """Return what this device has for each process; None where nobody knows."""
         num_processes = spec.resources.resolved_processes
         copies = 1 if on_gpu else num_processes  # that share what the device has
-        free = (
-            device.memory_bytes() if num_processes == 1 else None
-        )  # several would see several figures, and choose alike
-        beside, alone = (each and each // copies for each in (spec.beside_bytes, spec.alone_bytes))
+        # Several would see several figures, and have to choose alike.
+        free = device.memory_bytes() if num_processes == 1 else None
+        beside, alone = (None if each is None else each // copies for each in (spec.beside_bytes, spec.alone_bytes))
         known = [each for each in (free, beside) if each is not None]
         if not known:
             return None

@@ -62,7 +62,7 @@ class LoadedBase:
 
     Attributes:
         model: The model, in evaluation mode, on the accelerator if there is one.
-        processor: Its processor, as the model's files say.
+        processor: Its processor, as the model's files say, or with the options of whoever read it.
         family: What is known of its kind.
         revision: As in `ResolvedBase`.
         quantization: How the text model's linear layers are stored.

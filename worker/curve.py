@@ -74,7 +74,7 @@ class Curve(Recorder):
         if plan["device"] != "cpu":
             return plan | {"place": device_name()}
         if num_gpus():  # the processor of a worker whose GPU's memory is looked at
-            return plan | {"place": "CPU", "needed": None}
+            return plan | {"place": "CPU", "needed": 0}
         copies = Resources.model_validate(self._job.request.get("resources", {})).resolved_processes
         return plan | {"place": device_name(), "needed": copies * plan["needed"]}
 

@@ -60,9 +60,13 @@ class GpuHeadroom:
         known = {each.pid: each.usedGpuMemory or 0 for each in running}
         held = [sum(known.get(child.pid, 0) for child in _children(each.pid)) for each in promises]
         if promises and not any(held) and any(map(_is_elsewhere, running)):
-            # inside a container the driver tells pids of the host, and perhaps no figures: what is used is ours
+            # inside a container the driver tells pids of the host, and perhaps no figures: what is used is ours, as far as
+            # that was promised
             together = Promise(pid=0, memory_bytes=sum(each.memory_bytes for each in promises))
-            return Room.of(int(memory.free), [together], [min(int(memory.used), together.memory_bytes)])
+            used = int(memory.used)
+            if all(each.memory_bytes for each in promises):
+                used = min(used, together.memory_bytes + len(promises) * CONTEXT_BYTES)
+            return Room.of(int(memory.free), [together], [used])
         return Room.of(int(memory.free), promises, held)
 
     def _handle(self) -> Any:

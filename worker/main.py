@@ -5,11 +5,12 @@ So a message costs a millisecond, remote control always answers, and work goes o
 """
 
 import argparse
+import os
 import signal
 import threading
 
 from celery.signals import setup_logging, worker_shutting_down
-from celery.worker import state
+from celery.worker import state as celery_state
 
 from core import logs
 from core.process import die_with_parent
@@ -30,7 +31,8 @@ def main() -> None:
     _register(service)
     setup_logging.connect(lambda **_: None, weak=False)  # ours stays; Celery's would hide all below a warning
     worker_shutting_down.connect(lambda **_: _stop_soon(service), weak=False)  # at the signal, not when Celery is done
-    signal.signal(signal.SIGTERM, lambda *_: _stop_early(service))  # until Celery's own handler is there
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, lambda *_: _stop_early(service))  # until Celery's own handlers are there
     try:
         service.start()
         log.info("worker up", queue=arguments.queue, beat=arguments.beat)
@@ -58,7 +60,7 @@ def _stop_soon(service: Service) -> None:
 
 def _stop_early(service: Service) -> None:
     """Stop the slot, and Celery before it consumes. No exception: one that is raised where Python ignores it is lost."""
-    state.should_stop = 0
+    celery_state.should_stop = os.EX_OK
     _stop_soon(service)
 
 

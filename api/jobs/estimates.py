@@ -99,12 +99,12 @@ def _waiting(entry: Entry) -> Waiting:
 
 def _place(worker_id: str, capacity: Mapping[str, object]) -> Place:
     gpus, classes = capacity.get("gpus"), capacity.get("classes")
-    memory, headroom, shares = (capacity.get(name) for name in ("memory_bytes", "headroom_bytes", "shares"))
+    memory, headroom, memory_of = (capacity.get(name) for name in ("memory_bytes", "headroom_bytes", "memory_of"))
     return Place(
         id=worker_id,
         gpus=gpus if isinstance(gpus, int) else 0,
         classes=frozenset(classes if isinstance(classes, list) else ()),
         memory_bytes=memory if isinstance(memory, int) else None,
         headroom_bytes=headroom if isinstance(headroom, int) else None,
-        shares=shares if isinstance(shares, str) else None,
+        memory_of=memory_of if isinstance(memory_of, str) else None,
     )

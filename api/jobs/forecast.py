@@ -44,14 +44,14 @@ class Running:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """A living worker; `shares` names the device whose memory it uses, alone or with others."""
+    """A living worker; `memory_of` names the device whose memory it uses, alone or with others."""
 
     id: str
     gpus: int = 0
     classes: frozenset[str] = frozenset()
     memory_bytes: int | None = None
     headroom_bytes: int | None = None
-    shares: str | None = None
+    memory_of: str | None = None
 
     def can_take(self, work: Waiting) -> bool:
         """Tell whether it has what the work asks for, when nothing else runs on its device."""
@@ -89,7 +89,7 @@ def forecast(
     by_id = {each.id: each for each in waiting}
     running_at = {each.worker_id for each in running}
     idle = [each for each in places if each.id not in running_at]
-    busy = {each.shares for each in places if each.id in running_at}
+    busy = {each.memory_of for each in places if each.id in running_at and each.memory_of is not None}
     estimates = {}
     for position, work in enumerate([*(by_id[key] for key in starts), *rest], start=1):
         start = starts.get(work.id)
@@ -128,17 +128,17 @@ def _lacking(work: Waiting, places: Sequence[Place]) -> str:
     return f"no worker has {_gb(work.least_bytes)} of memory; the most is {_gb(most)}"
 
 
-def _short_of_memory(work: Waiting, idle: Sequence[Place], busy: Collection[str | None]) -> str | None:
+def _short_of_memory(work: Waiting, idle: Sequence[Place], busy: Collection[str]) -> str | None:
     """Say that workers are idle and work still waits, because something else holds the memory of their devices."""
     short = []
     for place in (each for each in idle if each.can_take(work)):
-        needed = (work.needed_bytes if place.shares in busy else work.least_bytes) or 0
+        needed = (work.needed_bytes if place.memory_of in busy else work.least_bytes) or 0
         if place.headroom_bytes is None or place.headroom_bytes >= needed:
             return None
-        short.append((place.headroom_bytes, needed))
+        short.append((needed - place.headroom_bytes, needed, place.headroom_bytes))
     if not short:
         return None
-    free, needed = max(short)
+    _, needed, free = min(short)
     return f"it needs {_gb(needed)} of memory, and {_gb(free)} is free"
 
 

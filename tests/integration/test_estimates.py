@@ -156,3 +156,27 @@ def test_a_run_that_has_said_nothing_yet_ends_when_jobs_like_it_did(client, api_
             session.add(Attempt(**which, began_s=at - began, **end))
     told = client.get("/jobs/job_loads").json()["estimated_finish"]
     assert abs(datetime.fromisoformat(told) - (utc_now() + timedelta(seconds=500))) < MARGIN
+
+
+@pytest.mark.parametrize(
+    ("device", "says"), [("card", "it needs 7.0 GB of memory, and 6.5 GB is free"), ("another card", None)]
+)
+def test_memory_that_is_short_is_told_where_the_device_is_shared(client, api_database, ready_dataset, device, says):
+    gb = 10**9
+    with api_database.write() as session:
+        at = session.execute(sa.select(NowS())).scalar_one()
+        for work, job in (
+            rows_of("runs", WorkState.RUNNING, lease_owner="w1", lease_until_s=at + 600),
+            rows_of("waits", WorkState.QUEUED, needed_bytes=7 * gb, least_bytes=6 * gb),
+        ):
+            session.add(work)
+            session.flush()
+            session.add(job)
+        for name, of, free in (("w1", "card", 0), ("w2", device, 65 * gb // 10)):
+            session.add(
+                Worker(
+                    id=name, queue=Queue.GPU, host="h", pid=1, version="1", device=of, headroom_bytes=free,
+                    capacity={"gpus": 1, "classes": [], "memory_bytes": 8 * gb}, started_at_s=at, heartbeat_at_s=at,
+                )
+            )  # fmt: skip
+    assert client.get("/jobs/job_waits").json()["waiting_for"] == says

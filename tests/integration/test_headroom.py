@@ -109,6 +109,14 @@ def test_nor_because_of_one_that_nobody_has_planned(device, needed_gb):
     assert device.claim("wrk_2").room == Room(beside_bytes=3 * GB, alone_bytes=8 * GB)
 
 
+def test_one_that_runs_on_another_device_of_its_worker_is_no_neighbour(device):
+    device.queue(1, None)
+    device.plans(device.claim("wrk_1"), 0)
+    device.held = {9: 3 * GB}  # by something else
+    device.queue(2, 6, least_gb=2.5)
+    assert device.claim("wrk_2").room == Room(beside_bytes=5 * GB, alone_bytes=5 * GB)
+
+
 def test_alone_a_job_takes_what_strangers_leave_when_the_least_is_there(device):
     device.held = {9: 4 * GB}  # by something else
     device.queue(1, 5, least_gb=4.5)

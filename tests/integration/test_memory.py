@@ -139,12 +139,27 @@ def test_a_run_that_is_found_to_hold_more_than_was_foreseen_waits_for_that_the_n
     job_id = world.submit()
     with world.database.read() as session:
         job = session.get_one(Job, job_id)
-    for planned, needed in ((1, 2), (5, 5), (3, 5)):
+    with world.database.write() as session:
+        session.get_one(Work, job_id).needed_bytes = 2
+        session.get_one(Job, job_id).plan = {"device": "cpu"}
+    for device, planned, needed in (("cpu", 1, 2), ("cpu", 5, 5), ("cpu", 3, 5), ("cuda", 9, 5)):
         with world.database.write() as session:
-            session.get_one(Work, job_id).needed_bytes = max(2, world.look(job_id).needed_bytes or 0)
-            plan = {"device": "cpu", "needed": planned, "peak": {}}
+            plan = {"device": device, "needed": planned, "peak": {}}
             Curve(job, None, resumed_step=None).record(session, job_id, Planned(plan=plan))
         assert (world.look(job_id).promised_bytes, world.look(job_id).needed_bytes) == (planned, needed)
+
+
+def test_a_run_on_the_processor_of_a_worker_with_a_gpu_holds_nothing_of_that(world, monkeypatch):
+    from worker.curve import Curve
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    job_id = world.submit(resources={"gpus": 0})
+    with world.database.read() as session:
+        job = session.get_one(Job, job_id)
+    with world.database.write() as session:
+        plan = {"device": "cpu", "needed": 10**9, "peak": {}}
+        Curve(job, None, resumed_step=None).record(session, job_id, Planned(plan=plan))
+    assert world.look(job_id).promised_bytes == 0
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ def test_a_worker_leaves_in_good_order_with_a_broker_that_is_well_hung_or_gone(s
             seen = {last_beat()}
             wait_for(lambda: seen.add(last_beat()) or len(seen) > 8, what="heartbeats with a broker that is hurt")
         worker.send_signal(signal.SIGTERM)
-        _, said = worker.communicate(timeout=120)
+        _, said = worker.communicate(timeout=60)
         assert worker.returncode == 0, said.decode()
         assert alive() == 0, "it left the table of workers"
         assert "worker down" in said.decode(), "Celery took the level of the log away"

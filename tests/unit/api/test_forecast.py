@@ -63,11 +63,11 @@ def test_a_job_says_that_no_worker_has_its_memory_or_that_it_is_not_free():
     assert waits_for([short, roomy]) is None
     assert waits_for([short], [Running(project="p", worker_id="w2", remaining_s=9)]) is None, "its turn comes"
     assert waits_for([Place(id="w4")]) is None, "nobody knows what it has"
-    one = Place(id="w5", memory_bytes=8 * GB, headroom_bytes=6.5 * GB, shares="card")
+    one = Place(id="w5", memory_bytes=8 * GB, headroom_bytes=6.5 * GB, memory_of="card")
     runs = [Running(project="p", worker_id="w6", remaining_s=9)]
     assert waits_for([one]) is None, "alone the least is enough"
-    assert waits_for([one, Place(id="w6", shares="another")], runs) is None
-    assert waits_for([one, Place(id="w6", shares="card")], runs) == "it needs 7.0 GB of memory, and 6.5 GB is free"
+    assert waits_for([one, Place(id="w6", memory_of="another")], runs) is None
+    assert waits_for([one, Place(id="w6", memory_of="card")], runs) == "it needs 7.0 GB of memory, and 6.5 GB is free"
 
 
 def test_a_project_at_its_bound_starts_when_one_of_its_jobs_ends():

@@ -94,6 +94,19 @@ def test_what_a_run_holds_of_its_promise_is_not_owed_whoever_the_driver_says_hol
     assert gpu([Promise(pid=os.getppid(), memory_bytes=5_000 * MB)]) == room(14_000 - 3_000 - 600, 14_000 + 2_000 - 600)
 
 
+@pytest.mark.parametrize(
+    ("promised_mb", "alone_mb"),
+    [
+        (1_400, 14_000 + 2_000 - 600),  # a context is not in the promise
+        (1_000, 14_000 + 1_600 - 600),  # what is more is a stranger's
+        (0, 14_000 + 2_000 - 600),  # nobody knows how much it will hold
+    ],
+)
+def test_where_nobody_says_who_holds_what_of_a_gpu_ours_is_as_much_as_was_promised(driver, promised_mb, alone_mb):
+    gpu = driver({"GPU-7d": 14_000, "GPU-9e": 0}, [(1, None)])
+    assert gpu([Promise(pid=os.getppid(), memory_bytes=promised_mb * MB)]) == room(14_000 - 600, alone_mb)
+
+
 def test_what_others_hold_of_a_gpu_is_nobodys_promise(driver):
     gpu = driver({"GPU-7d": 10_000, "GPU-9e": 0}, [(1, 6_000 * MB)])
     assert gpu([Promise(pid=NOBODY, memory_bytes=5_000 * MB)]) == room(10_000 - 5_000 - 600, 10_000 - 600)
