@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from tests.unit.training.conftest import album, models_dir, run, spec
+from tests.unit.training.conftest import album, run, spec
 
-__all__ = ["album", "models_dir", "run", "spec"]
+__all__ = ["album", "run", "spec"]
 
 
 def pytest_collection_modifyitems(items):
