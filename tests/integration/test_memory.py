@@ -19,6 +19,7 @@ from models.states import WorkState
 from models.work import Work
 from tests.conftest import wait_for
 from tests.integration.test_checkpoints import REQUEST, World, newest
+from worker.curve import Curve
 from worker.limits import Limits
 
 LONG = {"hyperparameters": REQUEST["hyperparameters"] | {"epochs": 24}}  # it must not end before it is killed
@@ -106,59 +107,44 @@ def row_of(job, limit):
     return memory_limit.MemoryLimit(key=limits.key, device="x", base_model=job.base_model, limit=limit)
 
 
-def test_the_limit_that_a_child_tells_is_written_with_its_log(world, monkeypatch):
-    from worker.curve import Curve
-
-    job_id = world.submit()
+def tells(world, job_id, event):
+    """Let the run of a job tell something."""
     with world.database.read() as session:
         job = session.get_one(Job, job_id)
-    limit = {"num_examples": 2, "num_tokens": None, "gradient_checkpointing": False}
     with world.database.write() as session:
-        Curve(job, None, resumed_step=None).record(session, job_id, Limited(limit=limit))
+        Curve(job, None, resumed_step=None).record(session, job_id, event)
+
+
+def test_the_limit_that_a_child_tells_is_written_with_its_log(world, monkeypatch):
+    job_id = world.submit()
+    limit = {"num_examples": 2, "num_tokens": None, "gradient_checkpointing": False}
+    tells(world, job_id, Limited(limit=limit))
     assert learned(world, job_id).model_dump() == limit
 
 
 def test_what_all_processes_of_a_run_may_hold_is_promised(world, monkeypatch):
-    from worker.curve import Curve
-
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)  # which another test of this process may have set
     job_id = world.submit(resources={"gpus": 0, "num_processes": 3})
-    with world.database.read() as session:
-        job = session.get_one(Job, job_id)
-    plan = {"device": "cpu", "needed": 10**9, "peak": {}}
-    with world.database.write() as session:
-        Curve(job, None, resumed_step=None).record(session, job_id, Planned(plan=plan))
+    tells(world, job_id, Planned(plan={"device": "cpu", "needed": 10**9, "peak": {}}))
     assert world.look(job_id).promised_bytes == 3 * 10**9
     assert world.look(job_id).needed_bytes is None, "whichever worker comes next may be of another kind"
 
 
 def test_a_run_that_is_found_to_hold_more_than_was_foreseen_waits_for_that_the_next_time(world, monkeypatch):
-    from worker.curve import Curve
-
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     job_id = world.submit()
-    with world.database.read() as session:
-        job = session.get_one(Job, job_id)
     with world.database.write() as session:
         session.get_one(Work, job_id).needed_bytes = 2
         session.get_one(Job, job_id).plan = {"device": "cpu"}
     for device, planned, needed in (("cpu", 1, 2), ("cpu", 5, 5), ("cpu", 3, 5), ("cuda", 9, 5)):
-        with world.database.write() as session:
-            plan = {"device": device, "needed": planned, "peak": {}}
-            Curve(job, None, resumed_step=None).record(session, job_id, Planned(plan=plan))
+        tells(world, job_id, Planned(plan={"device": device, "needed": planned, "peak": {}}))
         assert (world.look(job_id).promised_bytes, world.look(job_id).needed_bytes) == (planned, needed)
 
 
 def test_a_run_on_the_processor_of_a_worker_with_a_gpu_holds_nothing_of_that(world, monkeypatch):
-    from worker.curve import Curve
-
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     job_id = world.submit(resources={"gpus": 0})
-    with world.database.read() as session:
-        job = session.get_one(Job, job_id)
-    with world.database.write() as session:
-        plan = {"device": "cpu", "needed": 10**9, "peak": {}}
-        Curve(job, None, resumed_step=None).record(session, job_id, Planned(plan=plan))
+    tells(world, job_id, Planned(plan={"device": "cpu", "needed": 10**9, "peak": {}}))
     assert world.look(job_id).promised_bytes == 0
 
 

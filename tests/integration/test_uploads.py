@@ -14,10 +14,9 @@ from models.work import Work
 from tests.integration.conftest import colours
 from tests.integration.test_api_edges import open_client  # noqa: F401 - a fixture
 from tests.integration.test_api_inputs import errors_of
-from tests.integration.uploading import DATA, NUM_PARTS, PART, begin, complete, piece, put, send
+from tests.integration.uploading import DATA, NUM_PARTS, ON_BOTH, PART, begin, complete, piece, put, send
 
 ROUNDS = 10
-ON_BOTH = pytest.mark.parametrize("client", ["sqlite", "postgres"], indirect=True)
 
 
 @pytest.fixture

@@ -7,11 +7,8 @@ import pytest
 from api.datasets import creation
 from api.datasets.uploaded import join
 from core.storage import Storage
-from tests.integration.test_api_edges import open_client  # noqa: F401 - a fixture
 from tests.integration.test_api_inputs import errors_of
-from tests.integration.uploading import DATA, NUM_PARTS, PART, begin, complete, put, send
-
-ON_BOTH = pytest.mark.parametrize("client", ["sqlite", "postgres"], indirect=True)
+from tests.integration.uploading import DATA, NUM_PARTS, ON_BOTH, PART, begin, complete, put, send
 
 
 @pytest.fixture

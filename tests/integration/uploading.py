@@ -1,10 +1,13 @@
 """What a client does to upload a file in parts."""
 
+import pytest
+
 from tests.integration.conftest import colours
 
 PART = 250
 DATA = colours(12)
 NUM_PARTS = -(-len(DATA) // PART)
+ON_BOTH = pytest.mark.parametrize("client", ["sqlite", "postgres"], indirect=True)
 
 
 def begin(client, data=DATA, **changes) -> str:

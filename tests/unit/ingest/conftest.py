@@ -1,8 +1,5 @@
 import io
 import json
-import os
-import subprocess
-import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +9,7 @@ import pytest
 from PIL import Image
 
 from core.errors import FailureCode
-from core.events import Failure, Result, parse
+from core.events import Failure, Result
 from ingest.columns import FIELDS
 from ingest.container import Container, sniff
 from ingest.limits import Limits
@@ -22,6 +19,7 @@ from ingest.report import Report
 from ingest.ruler import Ruler
 from ingest.skipped import OnBadRow
 from ingest.validate import validate
+from tests.unit.ingest.children import run_child
 from tests.unit.ingest.elsewhere import serving
 from tests.unit.ingest.hub import NAME, serving_hub
 
@@ -118,23 +116,8 @@ def fetch(tmp_path, hub):
         staging.mkdir()
         spec = {"origin": {"repository": repository} | origin, "max_bytes": max_bytes}
         (staging / "spec.json").write_text(json.dumps(spec))
-        read_end, write_end = os.pipe()
-        command = [sys.executable, "-m", "ingest.hub", "--spec", str(staging / "spec.json"), "--staging", str(staging)]
-        child = subprocess.Popen(
-            [*command, "--events-fd", str(write_end)],
-            pass_fds=[write_end],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env=os.environ | {"HF_ENDPOINT": hub.url} | (environment or {}),
-        )
-        os.close(write_end)
-        if stop:
-            child.stdin.write(b'{"type": "stop"}\n')
-            child.stdin.flush()
-        with os.fdopen(read_end, "rb") as events:
-            seen = [parse(line) for line in events]
-        said, _ = child.communicate(timeout=60)
+        where = {"HF_ENDPOINT": hub.url} | (environment or {})
+        _, seen, said = run_child("ingest.hub", staging / "spec.json", staging, stop=stop, environment=where)
         rows = []
         if isinstance(seen[-1], Result):
             with (staging / "rows.parquet").open("rb") as stream:
@@ -142,7 +125,7 @@ def fetch(tmp_path, hub):
             assert seen[-1].data == {"num_rows": len(rows)}
         elif isinstance(seen[-1], Failure):
             assert seen[-1].remedy
-            assert seen[-1].code is code, said.decode()
+            assert seen[-1].code is code, said
         return seen[-1], rows, seen
 
     return run

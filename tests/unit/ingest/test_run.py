@@ -2,10 +2,7 @@
 
 import io
 import json
-import os
 import resource
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
@@ -18,37 +15,20 @@ from core.events import Failure, Hello, PhaseChanged, Progress, Result, Stopped,
 from ingest.report import Report
 from ingest.run import ADDRESS_SPACE_BYTES
 from tests.conftest import run_python
+from tests.unit.ingest.children import run_child
 from vlm.conversation import read_examples
 
 
 @pytest.fixture
 def run(tmp_path):
-    """Return a function that validates bytes in a child and returns its exit status, events and standard error."""
+    """Return a function that validates bytes in a child and returns its exit status, events and what it wrote."""
 
     def start(data, *, stop=False, on_event=lambda _child, _event: None, **spec):
         upload, staging = tmp_path / "upload", tmp_path / "staging"
         upload.write_bytes(data)
         staging.mkdir()
         (tmp_path / "spec.json").write_text(json.dumps({"source": str(upload), "container": "zip"} | spec))
-        read_end, write_end = os.pipe()
-        command = [sys.executable, "-m", "ingest.run", "--spec", str(tmp_path / "spec.json"), "--staging", str(staging)]
-        child = subprocess.Popen(
-            [*command, "--events-fd", str(write_end)],
-            pass_fds=[write_end],
-            stdin=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        os.close(write_end)
-        if stop:
-            child.stdin.write(b'{"type": "stop"}\n')
-            child.stdin.flush()
-        with os.fdopen(read_end, "rb") as events:
-            seen = []
-            for line in events:
-                seen.append(parse(line))
-                on_event(child, seen[-1])
-        _, errors = child.communicate(timeout=60)
-        return child.returncode, seen, errors.decode()
+        return run_child("ingest.run", tmp_path / "spec.json", staging, stop=stop, on_event=on_event)
 
     return start
 
